@@ -1,0 +1,176 @@
+"""The one config system: frozen dataclasses, then YAML, then ``key.path=value`` from the command line.
+
+Every mistake is a :class:`ConfigError` that names the key, the value, the rule and the nearest right name.
+The merged result is saved with each run and can be loaded again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used: unknown key, wrong type, impossible combination."""
+
+
+def load(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] = ()) -> T:
+    """Build config ``cls`` from its defaults, a YAML file and ``key.path=value`` overrides, in that order."""
+    tree: dict[str, Any] = {}
+    if path is not None:
+        file = Path(path)
+        if not file.is_file():
+            raise ConfigError(f"{path}: no such file. Give the path of a YAML config, for example configs/tiny.yaml.")
+        try:
+            tree = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not YAML: {error}") from None
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{path}: a config must be a mapping of keys, not {type(tree).__name__}.")
+    for override in overrides:
+        _apply_override(tree, override)
+    try:
+        return from_tree(cls, tree)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}" if path is not None else str(error)) from None
+
+
+def to_tree(config: Any) -> Any:
+    """A config as plain dicts, lists and scalars: what is written to YAML."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {f.name: to_tree(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, (list, tuple)):
+        return [to_tree(item) for item in config]
+    if isinstance(config, dict):
+        return {key: to_tree(value) for key, value in config.items()}
+    return config
+
+
+def dump(config: Any) -> str:
+    """A config as YAML text that :func:`load` reads back to an equal object."""
+    return yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True)
+
+
+def from_tree(cls: type[T], tree: Any, where: str = "") -> T:
+    """Build dataclass ``cls`` from a mapping, checking names and types. ``where`` is the key path so far."""
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where or 'config'} ({tree!r}) must be a mapping with {_names(cls)}.")
+    hints = typing.get_type_hints(cls)
+    known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key in tree:
+        if key not in known:
+            match = get_close_matches(str(key), known, n=1)
+            near = f" Did you mean {_join(where, match[0])!r}?" if match else f" Known keys: {', '.join(known)}."
+            raise ConfigError(f"unknown key {_join(where, str(key))!r}.{near}")
+    values = {key: _convert(hints[key], value, _join(where, key)) for key, value in tree.items()}
+    for f in dataclasses.fields(cls):  # type: ignore[arg-type]
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and f.name not in values:
+            raise ConfigError(f"key {_join(where, f.name)!r} is missing; it has no default.")
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}" if where else str(error)) from None
+
+
+def _join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key
+
+
+def _names(cls: Any) -> str:
+    return ", ".join(f.name for f in dataclasses.fields(cls))
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        options = [a for a in args if a is not type(None)]
+        return _convert(options[0], value, where)
+    if origin is typing.Literal:
+        if value not in args:
+            match = get_close_matches(str(value), [str(a) for a in args], n=1)
+            near = f" Did you mean {match[0]!r}?" if match else ""
+            raise ConfigError(f"{where} ({value!r}) must be one of {', '.join(map(str, args))}.{near}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where} ({value!r}) must be a list.")
+        if len(args) == 2 and args[1] is Ellipsis:
+            return tuple(_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+        if len(value) != len(args):
+            raise ConfigError(f"{where} ({value!r}) must have {len(args)} items.")
+        return tuple(_convert(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True)))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where} ({value!r}) must be a mapping.")
+        return {_convert(args[0], k, where): _convert(args[1], v, _join(where, str(k))) for k, v in value.items()}
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else from_tree(hint, value, where)  # type: ignore[arg-type]
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if value != value or value in (float("inf"), float("-inf")):
+            raise ConfigError(f"{where} ({value!r}) must be a finite number.")
+        return float(value)
+    if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
+        try:
+            return _convert(float, float(value), where)
+        except ValueError:
+            pass
+    if hint is str and isinstance(value, str):
+        return value
+    if hint is str and value is None:
+        raise ConfigError(f"{where} is empty; it must be text.")
+    name = getattr(hint, "__name__", str(hint))
+    raise ConfigError(f"{where} ({value!r}) must be of type {name}, not {type(value).__name__}.")
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path.strip():
+        raise ConfigError(f"override {override!r} must look like key.path=value, for example train.seed=1.")
+    try:
+        value = yaml.safe_load(text) if text else ""
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from None
+    node: Any = tree
+    keys = path.strip().split(".")
+    for i, key in enumerate(keys):
+        last = i == len(keys) - 1
+        if isinstance(node, list):
+            node_key: Any = _list_index(node, key, override)
+        elif isinstance(node, dict):
+            node_key = key
+        else:
+            raise ConfigError(f"override {override!r}: {'.'.join(keys[:i])} is {node!r}, not a mapping.")
+        if last:
+            node[node_key] = value
+        else:
+            if isinstance(node, dict) and not isinstance(node.get(node_key), (dict, list)):
+                node[node_key] = {}
+            node = node[node_key]
+
+
+def _list_index(node: list[Any], key: str, override: str) -> int:
+    """A list item by position, or by the ``name`` field of its mappings (``stages.sft.steps=10``)."""
+    if key.isdigit() and int(key) < len(node):
+        return int(key)
+    names = [item.get("name") for item in node if isinstance(item, dict)]
+    if key in names:
+        return names.index(key)
+    raise ConfigError(f"override {override!r}: no item {key!r}; there are {names or len(node)}.")

@@ -1,0 +1,1 @@
+"""Samples, converters, decoding, shards and mixtures."""

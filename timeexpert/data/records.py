@@ -1,0 +1,161 @@
+"""Sample: one question about one video. What converters write, shards carry and training reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from timeexpert.tokenization import EventError, EventSequence
+
+TASKS = (
+    "general",
+    "dense_captioning",
+    "moment_retrieval",
+    "highlight_detection",
+    "action_segmentation",
+    "referring_segmentation",
+)
+TIMED_TASKS = ("dense_captioning", "moment_retrieval", "highlight_detection", "action_segmentation")
+DURATION_TOLERANCE_S = 0.5  # annotations are often rounded up past the last frame
+
+
+class SampleError(ValueError):
+    """A sample that breaks a rule. The message names file, line, field, value, rule and way out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One question about one video, with its answer.
+
+    ``id`` is unique within a data set; ``video`` is a path relative to the media folder; ``duration_s`` is
+    ``None`` where the source does not say (it is then read from the file when shards are built); ``events``
+    is the answer; ``source`` names the data set. ``meta`` carries what a data set's metric needs and training
+    does not read (for example QVHighlights' saliency scores per annotator).
+    """
+
+    id: str
+    video: str
+    task: str
+    prompt: str
+    events: EventSequence
+    duration_s: float | None = None
+    source: str = ""
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("id", "video", "prompt"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value.strip():
+                raise SampleError(f"{name} ({value!r}) must be a non-empty string.")
+        parts = self.video.replace("\\", "/").split("/")
+        if self.video.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
+            raise SampleError(f"video ({self.video!r}) must be a relative path without '..': it is looked up in --media.")
+        if self.task not in TASKS:
+            raise SampleError(f"task ({self.task!r}) must be one of {', '.join(TASKS)}.{_near(self.task, TASKS)}")
+        if self.duration_s is not None:
+            d = self.duration_s
+            if isinstance(d, bool) or not isinstance(d, (int, float)) or not isfinite(d) or d <= 0:
+                raise SampleError(f"duration_s ({d!r}) must be a positive number of seconds, or null.")
+            object.__setattr__(self, "duration_s", float(d))
+            for i, event in enumerate(self.events):
+                if event.end_s is not None and event.end_s > d + DURATION_TOLERANCE_S:
+                    raise SampleError(
+                        f"events[{i}].end_s ({event.end_s}) is past duration_s ({d}) by more than "
+                        f"{DURATION_TOLERANCE_S} s. Correct the annotation, or convert with --clip-to-duration."
+                    )
+        if not len(self.events):
+            raise SampleError("events must hold at least one event (a general answer is one event without times).")
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with the fields of this class."""
+        return {
+            "id": self.id,
+            "video": self.video,
+            "duration_s": self.duration_s,
+            "task": self.task,
+            "prompt": self.prompt,
+            "events": self.events.to_json(),
+            "source": self.source,
+            "meta": self.meta,
+        }
+
+    @classmethod
+    def from_json(cls, row: Any) -> Sample:
+        """The sample of :meth:`to_json`. Raises :class:`SampleError` on unknown, missing or bad fields."""
+        if not isinstance(row, dict):
+            raise SampleError(f"a sample must be a JSON object, not {type(row).__name__}.")
+        for name in row:
+            if name not in _FIELDS:
+                raise SampleError(f"unknown field {name!r}; a sample has {', '.join(_FIELDS)}.{_near(name, _FIELDS)}")
+        for name in ("id", "video", "task", "prompt", "events"):
+            if name not in row:
+                raise SampleError(f"field {name!r} is missing.")
+        try:
+            events = EventSequence.from_json(row["events"])
+        except EventError as error:
+            raise SampleError(f"events: {error}") from None
+        meta = row.get("meta") or {}
+        if not isinstance(meta, dict):
+            raise SampleError(f"meta ({meta!r}) must be an object.")
+        if not isinstance(row.get("source", ""), str):
+            raise SampleError(f"source ({row['source']!r}) must be a string.")
+        return cls(
+            id=row["id"],
+            video=row["video"],
+            task=row["task"],
+            prompt=row["prompt"],
+            events=events,
+            duration_s=row.get("duration_s"),
+            source=row.get("source", ""),
+            meta=meta,
+        )
+
+
+_FIELDS = ("id", "video", "duration_s", "task", "prompt", "events", "source", "meta")
+
+
+def _near(name: Any, known: tuple[str, ...]) -> str:
+    match = get_close_matches(str(name), known, n=1)
+    return f" Did you mean {match[0]!r}?" if match else ""
+
+
+def _refuse_constant(name: str) -> float:
+    raise SampleError(f"{name} is not allowed; numbers must be finite.")
+
+
+def parse_json(text: str) -> Any:
+    """``json.loads`` that refuses NaN and Infinity. Raises :class:`SampleError`."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise SampleError(f"not JSON: {error}") from None
+
+
+def read_samples(path: str | Path) -> Iterator[tuple[int, Sample | SampleError]]:
+    """Yield (line number, sample or error) for each non-empty line of a ``.jsonl`` file; never stops early.
+
+    Errors carry ``path:line:`` in front, so that callers can count, log or raise them.
+    """
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                yield number, Sample.from_json(parse_json(line))
+            except SampleError as error:
+                yield number, SampleError(f"{path}:{number}: {error}")
+
+
+def write_samples(path: str | Path, samples: Iterator[Sample] | list[Sample]) -> int:
+    """Write samples as JSON lines; returns how many."""
+    count = 0
+    with open(path, "w", encoding="utf-8") as out:
+        for sample in samples:
+            out.write(json.dumps(sample.to_json(), ensure_ascii=False, allow_nan=False) + "\n")
+            count += 1
+    return count

@@ -1,0 +1,24 @@
+"""Numbers, events and text as tokens."""
+
+if __name__ != "timeexpert.tokenization":
+    raise ImportError("import timeexpert.tokenization, not tokenization")
+
+from .events import Event, EventCodec, EventError, EventSequence, Problem
+from .grammar import EventGrammar, GrammarLimits
+from .number_format import NumberFormat, NumberFormatError
+from .vocabulary import IdSpace, NumericVocab, TokenType
+
+__all__ = [
+    "Event",
+    "EventCodec",
+    "EventError",
+    "EventGrammar",
+    "EventSequence",
+    "GrammarLimits",
+    "IdSpace",
+    "NumberFormat",
+    "NumberFormatError",
+    "NumericVocab",
+    "Problem",
+    "TokenType",
+]
