@@ -16,10 +16,12 @@ from typing import Any, TypeVar
 
 import yaml
 
+from timeexpert.errors import UserError
+
 T = TypeVar("T")
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A config that cannot be used: unknown key, wrong type, impossible combination."""
 
 

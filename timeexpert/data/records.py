@@ -10,6 +10,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from timeexpert.errors import UserError
 from timeexpert.tokenization import EventError, EventSequence
 
 TASKS = (
@@ -24,7 +25,7 @@ TIMED_TASKS = ("dense_captioning", "moment_retrieval", "highlight_detection", "a
 DURATION_TOLERANCE_S = 0.5  # annotations are often rounded up past the last frame
 
 
-class SampleError(ValueError):
+class SampleError(UserError):
     """A sample that breaks a rule. The message names file, line, field, value, rule and way out."""
 
 

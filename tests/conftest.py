@@ -1,0 +1,19 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Reference material (annotations, oracles, clips); tests that need it skip where it is absent."""
+    path = Path(os.environ.get("TIMEEXPERT_SHARED", ROOT.parent / "shared"))
+    if not path.is_dir():
+        pytest.skip(f"reference material is absent: set TIMEEXPERT_SHARED or put it at {path}")
+    return path
