@@ -129,12 +129,25 @@ def _refuse_constant(name: str) -> float:
     raise SampleError(f"{name} is not allowed; numbers must be finite.")
 
 
+def _finite_float(text: str) -> float:
+    value = float(text)
+    return value if isfinite(value) else _refuse_constant(text)
+
+
+def _bounded_int(text: str) -> int:
+    if len(text) > 18:  # longer integers overflow float() and int64 further on
+        raise SampleError(f"integer {text[:20]}... is too large; numbers have at most 18 digits.")
+    return int(text)
+
+
 def parse_json(text: str) -> Any:
-    """``json.loads`` that refuses NaN and Infinity. Raises :class:`SampleError`."""
+    """``json.loads`` that refuses NaN, Infinity, 1e999 and huge integers. Raises :class:`SampleError`."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite_float, parse_int=_bounded_int)
     except json.JSONDecodeError as error:
         raise SampleError(f"not JSON: {error}") from None
+    except RecursionError:
+        raise SampleError("not JSON that can be read: nested too deeply.") from None
 
 
 def read_samples(path: str | Path) -> Iterator[tuple[int, Sample | SampleError]]:
@@ -142,12 +155,14 @@ def read_samples(path: str | Path) -> Iterator[tuple[int, Sample | SampleError]]
 
     Errors carry ``path:line:`` in front, so that callers can count, log or raise them.
     """
-    with open(path, encoding="utf-8", errors="replace") as lines:
+    with open(path, "rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
-                yield number, Sample.from_json(parse_json(line))
+                yield number, Sample.from_json(parse_json(line.decode("utf-8")))
+            except UnicodeDecodeError as error:
+                yield number, SampleError(f"{path}:{number}: not UTF-8 text: {error}. Save the file as UTF-8.")
             except SampleError as error:
                 yield number, SampleError(f"{path}:{number}: {error}")
 
