@@ -1,0 +1,190 @@
+"""``timeexpert data convert``: published annotations become samples, and what could not be converted is listed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from timeexpert.data.formats import Converted
+    from timeexpert.data.formats.reading import Row
+
+HELP = "turn published annotations into samples, with a list of what was rejected and why"
+
+
+@dataclass
+class Report:
+    """What a conversion did. ``samples`` counts per task, ``rejected`` per kind of reason."""
+
+    format: str
+    output: str
+    rejected_output: str
+    rows: int = 0
+    samples: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    clipped_ends: int = 0
+    sorted_samples: int = 0
+
+    def count(self, item: Converted) -> None:
+        """Add one sample or rejection."""
+        kind = getattr(item, "kind", None)
+        if kind is not None:
+            self.rejected[kind] += 1
+            return
+        self.samples[item.task] += 1  # type: ignore[union-attr]
+        self.clipped_ends += len(item.meta.get("clipped_ends_s", ()))  # type: ignore[union-attr]
+        self.sorted_samples += bool(item.meta.get("sorted"))  # type: ignore[union-attr]
+
+    def rows_of(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """``rows``, counted as they pass."""
+        for row in rows:
+            self.rows += 1
+            yield row
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the command."""
+    parser.add_argument("format", help="name of the format, or auto to guess it from the file; 'list' lists the names")
+    parser.add_argument("input", type=Path, nargs="?", help="annotation file")
+    parser.add_argument(
+        "-o", "--output", type=Path, help="samples go here (OUT.jsonl), rejections to OUT.rejected.jsonl"
+    )
+    parser.add_argument("--durations", type=Path, help="JSON of video id and seconds, for formats without durations")
+    parser.add_argument("--video-template", help="video path from {id} and {path}, for example 'charades/{id}.mp4'")
+    parser.add_argument(
+        "--clip-to-duration", action="store_true", help="cut ends past the video's end (default: reject)"
+    )
+    parser.add_argument("--task", action="append", help="keep only samples of this task; may be repeated")
+    parser.add_argument("--source", help="name of the data set (default: the format's name)")
+    parser.add_argument("--limit", type=int, help="read only the first N rows")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert; 0 where there are samples, 1 where there are none."""
+    from itertools import islice
+
+    from timeexpert.data.formats import ConvertOptions, detect, get, read_durations
+
+    if args.format == "list":
+        _print_formats(args.json)
+        return 0
+    output, rejected_output = _outputs(args)
+    options: dict[str, Any] = {"tasks": tuple(args.task)} if args.task else {}
+    convert_options = ConvertOptions(
+        source=args.source,
+        durations=read_durations(args.durations) if args.durations else None,
+        video_template=args.video_template,
+        clip_to_duration=args.clip_to_duration,
+        **options,
+    )
+    chosen = get(detect(args.input) if args.format == "auto" else args.format)
+    report = Report(chosen.name, str(output), str(rejected_output))
+    rows = report.rows_of(islice(chosen.rows(args.input), args.limit))
+    _write(chosen.convert(args.input, convert_options, rows), report, output, rejected_output)
+    _print_report(report, args.json)
+    return 0 if report.samples else 1
+
+
+def _outputs(args: argparse.Namespace) -> tuple[Path, Path]:
+    from timeexpert.errors import UserError
+
+    if args.input is None or args.output is None:
+        raise UserError("data convert needs INPUT and -o OUT.jsonl. 'timeexpert data convert list' lists the formats.")
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit ({args.limit}) must be 1 or more.")
+    if args.output.suffix != ".jsonl":
+        raise UserError(f"--output ({args.output}) must end in .jsonl: samples are written one per line.")
+    if not args.output.parent.is_dir():
+        raise UserError(f"--output ({args.output}): there is no folder {args.output.parent}. Make it first.")
+    rejected = args.output.with_suffix(".rejected.jsonl")
+    for path in (args.output, rejected):
+        if path.exists() and args.input.exists() and path.samefile(args.input):
+            raise UserError(f"--output would overwrite the input ({path}). Give another name.")
+    return args.output, rejected
+
+
+def _write(items: Iterable[Converted], report: Report, output: Path, rejected_output: Path) -> None:
+    """Write both files beside their final names, then put them in place; samples only where there are any."""
+    from timeexpert.data.records import Sample
+
+    parts = [path.with_name(f".{path.name}.{os.getpid()}.part") for path in (output, rejected_output)]
+    try:
+        with open(parts[0], "w", encoding="utf-8") as samples, open(parts[1], "w", encoding="utf-8") as rejected:
+            for item in _with_progress(items, report):
+                report.count(item)
+                if isinstance(item, Sample):
+                    _write_line(samples, item.to_json(), ensure_ascii=False)
+                else:  # escaped: what was rejected may hold half characters
+                    _write_line(rejected, item.to_json(), ensure_ascii=True)
+        if report.samples:
+            os.replace(parts[0], output)
+        os.replace(parts[1], rejected_output)
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
+
+
+def _write_line(file: TextIO, row: dict[str, Any], *, ensure_ascii: bool) -> None:
+    file.write(json.dumps(row, ensure_ascii=ensure_ascii) + "\n")
+
+
+def _with_progress(items: Iterable[Converted], report: Report) -> Iterator[Converted]:
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("reading", total=None)
+        for item in items:
+            yield item
+            progress.update(bar, description=f"{report.rows} rows, {report.samples.total()} samples")
+
+
+def _print_report(report: Report, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(vars(report)))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{report.format}: {report.rows} rows read", title_justify="left")
+    table.add_column("")
+    table.add_column("count", justify="right")
+    for task, count in sorted(report.samples.items()):
+        table.add_row(f"samples: {task}", str(count))
+    for kind, count in report.rejected.most_common():
+        table.add_row(f"rejected: {kind}", str(count))
+    if report.clipped_ends:
+        table.add_row("ends cut to the duration", str(report.clipped_ends))
+    if report.sorted_samples:
+        table.add_row("samples put in order of time", str(report.sorted_samples))
+    console = Console()
+    console.print(table)
+    if report.samples:
+        console.print(f"samples:  {report.output}", soft_wrap=True, highlight=False)
+    else:
+        console.print("nothing was converted; no samples were written", soft_wrap=True, highlight=False)
+    console.print(f"rejected: {report.rejected_output}", soft_wrap=True, highlight=False)
+
+
+def _print_formats(as_json: bool) -> None:
+    from timeexpert.data.formats import FORMATS
+
+    if as_json:
+        print(json.dumps({name: chosen.description for name, chosen in FORMATS.items()}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("format", "what it reads")
+    for name, chosen in FORMATS.items():
+        table.add_row(name, chosen.description)
+    Console().print(table)

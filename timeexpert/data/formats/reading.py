@@ -1,0 +1,136 @@
+"""Reading annotation files row by row, with bounded sizes: text lines, JSON lines, JSON lists and objects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from timeexpert.data.records import SampleError, parse_json
+from timeexpert.errors import UserError
+
+MAX_LINE_BYTES = 16 * 2**20
+MAX_JSON_BYTES = 2**30
+
+
+class FormatError(UserError):
+    """An annotation file that cannot be read as the format it was said to be."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One record of a file. ``where`` is its place (``file.jsonl:12`` or ``file.json[11]``), ``key`` tells it
+    from the file's other rows; ``problem`` says why ``value`` (then raw text) could not be read."""
+
+    where: str
+    key: str
+    value: Any
+    problem: str = ""
+
+
+def text_lines(path: Path) -> Iterator[Row]:
+    """A row per non-empty line. Lines that are too long or not UTF-8 become rows with a problem."""
+    check_file(path)
+    with open(path, "rb") as file:
+        number = 0
+        while line := file.readline(MAX_LINE_BYTES):
+            number += 1
+            where, key = f"{path.name}:{number}", str(number)
+            if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+                while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+                    pass
+                start = line[:200].decode("utf-8", "backslashreplace")
+                yield Row(where, key, start, f"the line is longer than {MAX_LINE_BYTES} bytes (its start is kept here)")
+                continue
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            except UnicodeDecodeError as error:
+                yield Row(where, key, line.decode("utf-8", "backslashreplace").strip(), f"not UTF-8: {error.reason}")
+                continue
+            if text:
+                yield Row(where, key, text)
+
+
+def json_lines(path: Path) -> Iterator[Row]:
+    """A row per line of a JSON lines file; a line that is not JSON becomes a row with a problem."""
+    for row in text_lines(path):
+        if row.problem:
+            yield row
+            continue
+        try:
+            yield Row(row.where, row.key, parse_json(row.value))
+        except SampleError as error:
+            yield Row(row.where, row.key, row.value, str(error))
+
+
+def records(path: Path) -> Iterator[Row]:
+    """A row per item of a JSON list, or per line of a JSON lines file, whichever ``path`` is."""
+    check_file(path)
+    if _head(path)[:1] != "[":
+        yield from json_lines(path)
+        return
+    for i, value in enumerate(load_json(path)):
+        yield Row(f"{path.name}[{i}]", str(i), value)
+
+
+def members(path: Path, tree: Any, where: str = "") -> Iterator[Row]:
+    """A row per member of the JSON object ``tree`` of ``path``, keyed by its name."""
+    if not isinstance(tree, dict):
+        raise FormatError(f"{path}{where} must be an object with one member per video, not {type(tree).__name__}.")
+    for name, value in tree.items():
+        yield Row(f"{path.name}{where}[{name!r}]", name, value)
+
+
+def load_json(path: Path) -> Any:
+    """The whole of a JSON file. Raises :class:`FormatError` with line and column.
+
+    NaN and huge numbers pass here, so that they cost one row and not the file: rows are checked one by one later.
+    """
+    check_file(path)
+    size = path.stat().st_size
+    if size > MAX_JSON_BYTES:
+        raise FormatError(
+            f"{path}: {size} bytes is more than one JSON file may have ({MAX_JSON_BYTES}). Split it, or write one "
+            "record per line (.jsonl), which is read row by row."
+        )
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path}: not UTF-8 at byte {error.start}. Save the file as UTF-8.") from None
+    except json.JSONDecodeError as error:
+        raise FormatError(f"{path}:{error.lineno}: not JSON: {error}. Is the file complete?") from None
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: JSON that cannot be read: {error}") from None
+
+
+def peek(path: Path) -> Any:
+    """What a format is guessed from: the first item of a list, the object of a file or of its first line, or text.
+
+    ``None`` where there is nothing.
+    """
+    check_file(path)
+    head = _head(path)[:1]
+    if head == "[":
+        return next(iter(load_json(path)), None)
+    first = next(text_lines(path), None)
+    if first is None:
+        return None
+    if head != "{":
+        return first.value
+    try:
+        return parse_json(first.value)
+    except SampleError:
+        return load_json(path)
+
+
+def check_file(path: Path) -> None:
+    """Raises :class:`FormatError` where ``path`` is not a file."""
+    if not path.is_file():
+        raise FormatError(f"{path}: no such file. Give the path of an annotation file.")
+
+
+def _head(path: Path) -> str:
+    with open(path, "rb") as file:
+        return file.read(4096).decode("utf-8-sig", "replace").lstrip()

@@ -1,0 +1,21 @@
+"""Our own samples as JSON lines: checked, otherwise passed through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from timeexpert.data.formats.base import Format
+from timeexpert.data.formats.reading import Row, json_lines
+from timeexpert.data.records import Sample
+
+
+def _drafts(row: Row) -> Iterator[Sample]:
+    yield Sample.from_json(row.value)
+
+
+def _matches(first: Any) -> bool:
+    return isinstance(first, dict) and {"id", "video", "task", "prompt", "events"} <= set(first)
+
+
+FORMAT = Format("samples", "TimeExpert's own samples: checked and passed through", json_lines, _matches, _drafts)

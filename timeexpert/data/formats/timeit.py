@@ -1,0 +1,90 @@
+"""TimeIT (Ren et al., TimeChat, CVPR 2024): ``{video, QA: [{q, a}], source}`` with times written into the answers.
+
+Answers are read strictly, as TimeIT's construction writes them, and whole: what is left over makes a rejection.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from timeexpert.data.formats.base import Draft, Format, RawEvent, RowError, fields_of, list_of, quoted, text_of
+from timeexpert.data.formats.reading import Row, records
+
+_NUMBER = r"\d+(?:\.\d+)?"
+_SPAN = rf"({_NUMBER})(?: - ({_NUMBER}))?"
+_LIST = rf"{_NUMBER}(?:, {_NUMBER})*"
+_GROUNDING = re.compile(rf"The given query happens in {_SPAN} seconds\.", re.ASCII)
+_HIGHLIGHTS = re.compile(
+    rf"(?:There are (\d+) highlight moments|The highlight timestamps are) in the ({_LIST}) seconds?\. "
+    rf"Their saliency scores are ({_LIST})\.",
+    re.ASCII,
+)
+_EVENT_START = re.compile(rf"(?:\A|(?<=\.)\s+){_SPAN} seconds, ", re.ASCII)
+_SPEECH = "Transcribed speech: "
+
+
+def _drafts(row: Row) -> Iterator[Draft]:
+    value = fields_of(row.value, "video", "QA")
+    for i, turn in enumerate(list_of(value["QA"], "QA")):
+        turn = fields_of(turn, "q", "a")
+        question = text_of(turn["q"], f"QA[{i}].q")
+        task, events = parse_answer(text_of(turn["a"], f"QA[{i}].a"), quoted(question))
+        yield Draft(
+            key=f"{row.key}:{i}",
+            video=value["video"],
+            task=task,
+            prompt=question,
+            duration_s=value.get("duration"),
+            events=events,
+            at=f".QA[{i}]",
+            meta={"origin": value["source"]} if value.get("source") else {},
+        )
+
+
+def parse_answer(answer: str, query: str) -> tuple[str, list[RawEvent]]:
+    """Task and events of an answer; ``query`` is the text of the events that only have times.
+
+    Raises :class:`RowError` on an answer that is not written in one of TimeIT's ways.
+    """
+    if match := _GROUNDING.fullmatch(answer):
+        return "moment_retrieval", [RawEvent(_times(match), (), query)]
+    if match := _HIGHLIGHTS.fullmatch(answer):
+        times, scores = ([float(n) for n in match[group].split(", ")] for group in (2, 3))
+        if len(times) != len(scores) or (match[1] and int(match[1]) != len(times)):
+            said = f"{match[1]} moments, " if match[1] else ""
+            raise RowError("unparsed", f"the answer has {said}{len(times)} times and {len(scores)} scores.")
+        return "highlight_detection", [RawEvent([t], [s], query) for t, s in zip(times, scores, strict=True)]
+    text = answer.removeprefix(_SPEECH)
+    if text == "None.":
+        raise RowError("no_label", "the answer is 'None.': there is no speech to give times to.")
+    starts = list(_EVENT_START.finditer(text))
+    if not starts or starts[0].start() != 0:
+        raise RowError(
+            "unparsed",
+            f"the answer must be 'start - end seconds, caption.' and so on, or one of the other ways in which TimeIT "
+            f"writes times, not {answer[:80]!r}.",
+        )
+    events = []
+    for match, stop in zip(starts, [*(m.start() for m in starts[1:]), len(text)], strict=True):
+        caption = text[match.end() : stop].strip().removesuffix(".")
+        events.append(RawEvent(_times(match), (), text_of(caption, "caption")))
+    return "dense_captioning", events
+
+
+def _times(match: re.Match[str]) -> list[float]:
+    return [float(n) for n in match.groups()[:2] if n is not None]
+
+
+def _matches(first: Any) -> bool:
+    return isinstance(first, dict) and {"video", "QA"} <= set(first)
+
+
+FORMAT = Format(
+    "timeit",
+    "TimeIT (TimeChat): {video, QA: [{q, a}], source}; times are read from the answers, strictly",
+    records,
+    _matches,
+    _drafts,
+)
