@@ -1,0 +1,33 @@
+"""The MoE layer: gate, routed experts, shared experts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .config import MoEConfig
+from .experts import Experts, SharedExperts
+from .gate import Gate, Routing
+
+
+class MoELayer(nn.Module):
+    """y = sum over the routed experts of weight * E_e(x), plus the shared experts (ARIA adds them ungated)."""
+
+    def __init__(self, config: MoEConfig, *, model_dim: int, num_token_types: int) -> None:
+        super().__init__()
+        self.gate = Gate(config, model_dim=model_dim, num_token_types=num_token_types)
+        self.experts = Experts(config.slots, model_dim, config.expert_dim, config.backend)
+        shared = config.num_shared_experts * config.expert_dim
+        self.shared_experts = SharedExperts(model_dim, shared) if shared else None
+
+    def forward(self, x_BSD: Tensor, type_BS: Tensor) -> tuple[Tensor, Routing]:
+        """x_BSD (B, S, D), type_BS (B, S) int64 token types -> output (B, S, D) and what the gate decided."""
+        x_TD = x_BSD.reshape(-1, x_BSD.shape[-1])
+        routing = self.gate(x_TD, type_BS.reshape(-1))
+        rows_PD = self.experts(x_TD[routing.token_P], routing.tokens_per_expert_E)
+        rows_PD = rows_PD * routing.weight_P[:, None].to(rows_PD.dtype)
+        y_TD = torch.zeros_like(x_TD).index_add(0, routing.token_P, rows_PD.to(x_TD.dtype))
+        y_BSD = y_TD.view_as(x_BSD)
+        if self.shared_experts is not None:
+            y_BSD = y_BSD + self.shared_experts(x_BSD)
+        return y_BSD, routing

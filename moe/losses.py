@@ -1,0 +1,31 @@
+"""Losses on the gate's decisions (Algorithm 1; ARIA's z-loss)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .config import MoEConfig
+from .gate import Gate, Routing
+
+
+def z_loss(routing: Routing, valid_T: Tensor | None = None) -> Tensor:
+    """mean(logsumexp(logits)^2) over tokens: keeps router logits small (ST-MoE; ARIA moe_lm.py)."""
+    value_T = torch.logsumexp(routing.z_logits_TE, dim=-1).square()
+    return value_T.mean() if valid_T is None else value_T[valid_T].mean()
+
+
+def task_dependent_loss(gate: Gate, routing: Routing, config: MoEConfig, valid_T: Tensor | None = None) -> Tensor:
+    """lambda_1 sum_e (A_e / sum A - N_e / sum N)^2 + lambda_2 sum_e |W_e|_2  (Algorithm 1).
+
+    A_e: expert e's activation rate summed over token types, detached. N_e: tokens routed to e in this batch,
+    through the straight-through gate, so that the loss has a gradient (with integer counts it has none).
+    """
+    gate_TE = routing.gate_TE if valid_T is None else routing.gate_TE[valid_T]
+    now_E = gate_TE.sum(0)
+    history_E = gate.activation_rates.sum(0)
+    loss = gate.weight.float()[gate.active_experts].norm(dim=-1).sum() * config.norm_loss
+    if float(history_E.sum()) > 0:
+        drift_E = history_E / history_E.sum() - now_E / now_E.sum().clamp(min=1.0)
+        loss = loss + config.task_loss * drift_E.square().sum()
+    return loss

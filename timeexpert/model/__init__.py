@@ -1,0 +1,8 @@
+"""The TimeExpert model."""
+
+from .config import TimeExpertConfig
+from .generation import EventGrammarProcessor
+from .protocol import ModelOutput, VideoBatch, VideoLLM
+from .timeexpert import TimeExpert
+
+__all__ = ["EventGrammarProcessor", "ModelOutput", "TimeExpert", "TimeExpertConfig", "VideoBatch", "VideoLLM"]

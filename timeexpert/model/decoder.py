@@ -1,0 +1,91 @@
+"""The decoder: ARIA's attention from transformers, our MoE layers. With ``router=topk`` it equals ARIA's."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AriaTextConfig, Cache
+from transformers.masking_utils import create_causal_mask
+from transformers.models.aria.modeling_aria import AriaTextAttention, AriaTextRMSNorm, AriaTextRotaryEmbedding
+
+from timeexpert.moe import MoEConfig, MoELayer, Routing
+
+
+class MoEDecoderLayer(nn.Module):
+    """Pre-norm attention, pre-norm MoE."""
+
+    def __init__(self, text: AriaTextConfig, moe: MoEConfig, num_token_types: int, index: int) -> None:
+        super().__init__()
+        self.input_layernorm = AriaTextRMSNorm(text.hidden_size, eps=text.rms_norm_eps)
+        self.self_attn = AriaTextAttention(text, layer_idx=index)
+        self.post_attention_layernorm = AriaTextRMSNorm(text.hidden_size, eps=text.rms_norm_eps)
+        self.moe = MoELayer(moe, model_dim=text.hidden_size, num_token_types=num_token_types)
+
+    def forward(
+        self,
+        x: Tensor,
+        types: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        cache: Cache | None,
+    ) -> tuple[Tensor, Routing]:
+        """x (B, S, D), types (B, S) int64 -> (B, S, D) and the layer's routing."""
+        attended, _ = self.self_attn(
+            hidden_states=self.input_layernorm(x),
+            attention_mask=mask,
+            past_key_values=cache,
+            position_embeddings=position_embeddings,
+        )
+        x = x + attended
+        y, routing = self.moe(self.post_attention_layernorm(x), types)
+        return x + y, routing
+
+
+class MoEDecoder(nn.Module):
+    """Embeddings in, hidden states out, and one :class:`Routing` per layer."""
+
+    def __init__(self, text: AriaTextConfig, moe: MoEConfig, num_token_types: int) -> None:
+        super().__init__()
+        self.config = text
+        self.layers = nn.ModuleList(
+            MoEDecoderLayer(text, moe, num_token_types, i) for i in range(text.num_hidden_layers)
+        )
+        self.norm = AriaTextRMSNorm(text.hidden_size, eps=text.rms_norm_eps)
+        self.rotary_emb = AriaTextRotaryEmbedding(config=text)
+        self.gradient_checkpointing = False
+
+    def forward(
+        self,
+        embeds: Tensor,
+        types: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> tuple[Tensor, list[Routing]]:
+        """embeds (B, S, D), types (B, S) -> hidden (B, S, D), routings.
+
+        ``attention_mask``: (B, past + S) true where there is a token, or (B, 1, S, S) true where one token may
+        see another (several questions packed behind one video).
+        """
+        if position_ids is None:
+            past = cache.get_seq_length() if cache is not None else 0
+            position_ids = (torch.arange(embeds.shape[1], device=embeds.device) + past)[None]
+        mask = attention_mask
+        if mask is None or mask.dim() != 4:
+            mask = create_causal_mask(
+                config=self.config,
+                inputs_embeds=embeds,
+                attention_mask=attention_mask,
+                past_key_values=cache,
+                position_ids=position_ids,
+            )
+        rotary = self.rotary_emb(embeds, position_ids)
+        x, routings = embeds, []
+        for layer in self.layers:
+            if self.gradient_checkpointing and self.training:
+                x, routing = checkpoint(layer, x, types, rotary, mask, cache, use_reentrant=False)
+            else:
+                x, routing = layer(x, types, rotary, mask, cache)
+            routings.append(routing)
+        return self.norm(x), routings

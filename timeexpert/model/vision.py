@@ -1,0 +1,51 @@
+"""Frames to visual tokens: a transformers vision tower, ARIA's projector, the slot compressor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import AriaConfig, AutoModel
+from transformers.models.aria.modeling_aria import AriaProjector
+
+from .compressor import SlotCompressor
+from .config import TimeExpertConfig
+
+
+class FrameEncoder(nn.Module):
+    """uint8 or float frames (N, 3, H, W) -> visual tokens (N, tokens_per_frame, D).
+
+    The tower's last hidden state before any post-layernorm is used, as in ARIA. Placement of the slots:
+    ``vision`` (tower -> slots), ``projector`` (tower -> projector -> slots), ``queries`` (tower -> projector
+    with ``tokens_per_frame`` queries).
+    """
+
+    def __init__(self, config: TimeExpertConfig) -> None:
+        super().__init__()
+        self.placement = config.compressor
+        model_dim, vision_dim = config.text_config.hidden_size, config.vision_config.hidden_size
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.projector: AriaProjector | None = None
+        self.compressor: SlotCompressor | None = None
+        if self.placement != "vision":
+            queries = config.projector_queries
+            if self.placement == "queries":
+                queries = dict.fromkeys(queries, config.tokens_per_frame)
+            aria = AriaConfig(
+                vision_config=config.vision_config,
+                text_config=config.text_config,
+                projector_patch_to_query_dict=queries,
+            )
+            self.projector = AriaProjector(aria)
+        if self.placement != "queries":
+            in_dim = vision_dim if self.placement == "vision" else model_dim
+            self.compressor = SlotCompressor(in_dim, model_dim, config.tokens_per_frame)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, tokens_per_frame, D). uint8 is scaled to [-1, 1]."""
+        if pixel_values.dtype == torch.uint8:
+            pixel_values = pixel_values.float() / 127.5 - 1
+        pixel_values = pixel_values.to(next(self.vision_tower.parameters()).dtype)
+        x = self.vision_tower(pixel_values, output_hidden_states=True).hidden_states[-1]
+        if self.projector is not None:
+            x = self.projector(x)
+        return x if self.compressor is None else self.compressor(x)
