@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +22,8 @@ class MixtureError(UserError):
     """Weights, sizes or a saved state that cannot be used."""
 
 
-class SampleRef(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SampleRef:
     """One draw: sample ``index`` of data set ``dataset`` in its pass ``epoch``.
 
     ``serial`` counts all draws from 0 and is unique in a run: seed random choices for this draw with it, and they

@@ -1,0 +1,147 @@
+"""Worker processes for work on files that nobody vouches for: results in order, crashes and hangs contained."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from timeexpert.errors import UserError
+
+R = TypeVar("R")
+_SPAWN = multiprocessing.get_context("spawn")  # fork would copy threads' locks (a progress bar's) in any state
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A task without a result: the file was refused, or the worker crashed or took too long."""
+
+    reason: str
+
+    def about(self, name: str) -> str:
+        """The reason, with the file's name in front unless it begins with it."""
+        return self.reason if self.reason.startswith(name) else f"{name}: {self.reason}"
+
+
+class WorkerPool(Generic[R]):
+    """``workers`` processes that run ``function(*task)``. Use as a context manager; leaving it ends them.
+
+    A task that raises, crashes its process (a decoder's segmentation fault) or runs longer than ``timeout_s`` gives
+    :class:`Failed`; the process is replaced and the others go on. Workers also end when this process is killed.
+    """
+
+    def __init__(self, function: Callable[..., R], workers: int, timeout_s: float) -> None:
+        if workers < 1:
+            raise UserError(f"workers ({workers}) must be >= 1.")
+        if not timeout_s > 0:
+            raise UserError(f"timeout_s ({timeout_s}) must be > 0.")
+        self.timeout_s = timeout_s
+        self._workers = [_Worker(function) for _ in range(workers)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        for worker in self._workers:
+            worker.stop()
+
+    def map(self, tasks: Iterable[tuple[Any, ...]]) -> Iterator[R | Failed]:
+        """One result per task, in the order of ``tasks``, which are read a few ahead of the result awaited."""
+        source = enumerate(tasks)
+        order: deque[int] = deque()
+        done: dict[int, R | Failed] = {}
+        exhausted = False
+        while True:
+            for worker in self._workers:
+                if worker.task is None and not exhausted and len(order) < 4 * len(self._workers):
+                    number, task = next(source, (-1, ()))
+                    if number < 0:
+                        exhausted = True
+                        break
+                    worker.start(number, task)
+                    order.append(number)
+            if not order:
+                return
+            if order[0] in done:
+                yield done.pop(order.popleft())
+                continue
+            for worker in self._finished():
+                finished = worker.task
+                assert finished is not None
+                done[finished] = worker.result(self.timeout_s)
+
+    def _finished(self) -> list[_Worker]:
+        """Wait until a busy worker has a result, has died, or is out of time."""
+        busy = [w for w in self._workers if w.task is not None]
+        left = min(w.started + self.timeout_s for w in busy) - time.monotonic()
+        ready = wait([w.connection for w in busy if w.connection], timeout=max(left, 0))
+        late = time.monotonic() - self.timeout_s
+        return [w for w in busy if w.connection in ready or w.started <= late]
+
+
+class _Worker:
+    """One process and its pipe; started with the first task, and again after a crash."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.process: Any = None
+        self.connection: Connection | None = None
+        self.task: int | None = None
+        self.started = 0.0
+
+    def start(self, number: int, task: tuple[Any, ...]) -> None:
+        if self.connection is None:
+            self.connection, theirs = _SPAWN.Pipe()
+            self.process = _SPAWN.Process(target=_serve, args=(self.function, theirs), daemon=True)
+            self.process.start()
+            theirs.close()  # so that the end of the process is the end of the pipe
+        self.task, self.started = number, time.monotonic()
+        try:
+            self.connection.send(task)
+        except BrokenPipeError:
+            pass  # it died between two tasks: the pipe's end says so to result()
+
+    def result(self, timeout_s: float) -> Any:
+        assert self.connection is not None
+        if not self.connection.poll():
+            self.stop()
+            return Failed(f"took longer than {timeout_s:g} s")
+        try:
+            result = self.connection.recv()
+            self.task = None
+            return result
+        except (EOFError, OSError):
+            self.process.join()
+            code = self.process.exitcode
+            self.stop()
+            return Failed(f"crashed the worker ({signal.Signals(-code).name if code < 0 else f'exit {code}'})")
+
+    def stop(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+            self.process.kill()
+            self.process.join()
+            self.connection = self.task = None
+
+
+def _serve(function: Callable[..., Any], connection: Connection) -> None:
+    """Run tasks until the other end of the pipe closes, as it does when its process is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+    try:
+        while True:
+            task = connection.recv()
+            try:
+                result = function(*task)
+            except UserError as error:
+                result = Failed(str(error))
+            except Exception as error:
+                result = Failed(f"unexpected {type(error).__name__}: {error}")
+            connection.send(result)
+    except (EOFError, OSError):
+        return

@@ -1,0 +1,152 @@
+"""Shards: videos and their questions in tar files, read at random through an index of offsets.
+
+A data set folder holds ``shard-000000.tar, ...`` (WebDataset: any reader of that format can stream them),
+``index.jsonl`` (one line per video: where its two members lie) and ``dataset.json`` (counts, sizes, the checksum of
+the index). Per video there is ``<key>.mp4`` (the original bytes and extension) and ``<key>.json``::
+
+    {"video": path, "sha256": of the media bytes, "duration_s", "info": {...}, "samples": [Sample.to_json(), ...]}
+
+Tar has no checksum of its payload, so every byte that is read is checked against these sums. Folders are untrusted:
+only plain data is parsed, and names and offsets cannot lead outside the shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from bisect import bisect_right
+from collections import OrderedDict
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from .records import Sample
+from .shard_index import (
+    BUILD_AGAIN,
+    INDEX,
+    INDEX_AGAIN,
+    IndexReport,
+    Member,
+    ShardError,
+    VideoRecord,
+    read_index,
+    read_manifest,
+    rebuild_index,
+)
+
+__all__ = ["IndexReport", "ShardDataset", "ShardError", "VideoRecord", "rebuild_index"]
+
+
+class ShardDataset:
+    """Random access to the questions of a shard folder, numbered from 0 in the order of the index.
+
+    Files are opened when first read, at most ``max_open_files`` at once, and not pickled: a copy in another process
+    opens its own. Reads do not move a file position, so a forked copy is safe too; one thread at a time.
+    Raises :class:`ShardError` when the folder is incomplete or does not match its index.
+    """
+
+    def __init__(self, path: str | Path, *, max_open_files: int = 16, max_records: int = 64) -> None:
+        self.path = Path(path)
+        self.max_open_files, self.max_records = max_open_files, max_records
+        self.manifest = read_manifest(self.path)
+        self.entries = read_index(self.path, self.manifest)
+        self._first_question = list(accumulate((e.questions for e in self.entries), initial=0))
+        self._forget()
+
+    def _forget(self) -> None:
+        self._files: OrderedDict[str, int] = OrderedDict()
+        self._records: OrderedDict[int, VideoRecord] = OrderedDict()
+        self._verified: set[int] = set()
+
+    def __len__(self) -> int:
+        """Number of questions."""
+        return self._first_question[-1]
+
+    def sample(self, i: int) -> Sample:
+        """Question ``i``."""
+        video = self._video_of(i)
+        return self._record(video).samples[i - self._first_question[video]]
+
+    def record(self, i: int) -> VideoRecord:
+        """The video of question ``i``, with all of its questions."""
+        return self._record(self._video_of(i))
+
+    def video_key(self, i: int) -> str:
+        """The sha256 of the media bytes of question ``i``: equal for equal files, good as a cache key."""
+        return self.entries[self._video_of(i)].sha256
+
+    def media(self, i: int) -> tuple[bytes, str]:
+        """The media bytes of question ``i`` and the video's name; checked when first read in this process."""
+        video = self._video_of(i)
+        entry = self.entries[video]
+        data = self._read(entry.shard, entry.media)
+        if video not in self._verified:
+            self._check(data, entry.sha256, entry.shard, entry.media)
+            self._verified.add(video)
+        return data, self._record(video).video
+
+    def close(self) -> None:
+        """Close the open shards; reading opens them again."""
+        for descriptor in self._files.values():
+            os.close(descriptor)
+        self._forget()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_files"):
+            self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_files", "_records", "_verified")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def _video_of(self, i: int) -> int:
+        if not 0 <= i < len(self):
+            raise IndexError(f"{self.path}: question {i} is outside 0..{len(self) - 1}")
+        return bisect_right(self._first_question, i) - 1
+
+    def _record(self, video: int) -> VideoRecord:
+        if video not in self._records:
+            entry = self.entries[video]
+            data = self._read(entry.shard, entry.meta)
+            self._check(data, entry.meta_sha256, entry.shard, entry.meta)
+            record = VideoRecord.parse(data, f"{self.path / entry.shard}: {entry.meta.name}")
+            if record.sha256 != entry.sha256 or len(record.samples) != entry.questions:
+                raise ShardError(
+                    f"{self.path / entry.shard}: {entry.meta.name} does not match {INDEX}. {self._say(INDEX_AGAIN)}"
+                )
+            self._records[video] = record
+            if len(self._records) > self.max_records:
+                self._records.popitem(last=False)
+        self._records.move_to_end(video)
+        return self._records[video]
+
+    def _read(self, shard: str, member: Member) -> bytes:
+        if shard not in self._files:
+            if len(self._files) >= self.max_open_files:
+                os.close(self._files.popitem(last=False)[1])
+            try:
+                self._files[shard] = os.open(self.path / shard, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except OSError as error:
+                raise ShardError(f"{self.path / shard}: {error.strerror}. {self._say(BUILD_AGAIN)}") from None
+        self._files.move_to_end(shard)
+        chunks, offset, end = [], member.offset, member.offset + member.size
+        while offset < end:  # one pread returns at most 2 GiB
+            chunk = os.pread(self._files[shard], end - offset, offset)
+            if not chunk:
+                raise ShardError(f"{self.path / shard}: ends inside {member.name}. {self._say(BUILD_AGAIN)}")
+            chunks.append(chunk)
+            offset += len(chunk)
+        return b"".join(chunks)
+
+    def _check(self, data: bytes, sha256: str, shard: str, member: Member) -> None:
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise ShardError(
+                f"{self.path / shard}: the bytes of {member.name} have changed (their sha256 is not the one in "
+                f"{INDEX}). Delete {shard}, then: {self._say(BUILD_AGAIN)}"
+            )
+
+    def _say(self, way_out: str) -> str:
+        return way_out.format(path=self.path)
