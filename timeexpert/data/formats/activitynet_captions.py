@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from timeexpert.data.formats.base import Draft, Format, fields_of, list_of
+from timeexpert.data.formats.base import Drafts, Format, fields_of, list_of
 from timeexpert.data.formats.captions import dense_draft, paired, query_drafts
 from timeexpert.data.formats.reading import Row, load_json, members
 
@@ -17,7 +17,7 @@ def _rows(path: Path) -> Iterator[Row]:
     return members(path, load_json(path))
 
 
-def _drafts(row: Row) -> Iterator[Draft]:
+def _drafts(row: Row) -> Drafts:
     value = fields_of(row.value, *_FIELDS)
     windows, sentences = list_of(value["timestamps"], "timestamps"), list_of(value["sentences"], "sentences")
     pairs = paired(windows, sentences, "sentences")

@@ -98,6 +98,17 @@ class Draft:
 
 
 @dataclass(frozen=True)
+class Fault:
+    """Yielded by converters for a part of a row (``at``) that they cannot read, where the rest goes on."""
+
+    at: str
+    error: RowError
+
+
+Drafts = Iterator[Draft | Fault | Sample]
+
+
+@dataclass(frozen=True)
 class Format:
     """A published annotation format: how its rows are read, told from others, and turned into samples."""
 
@@ -105,7 +116,7 @@ class Format:
     description: str
     rows: Callable[[Path], Iterator[Row]]
     matches: Callable[[Any], bool]
-    drafts: Callable[[Row], Iterator[Draft | Sample]]
+    drafts: Callable[[Row], Drafts]
 
     def convert(
         self, path: str | Path, options: ConvertOptions | None = None, rows: Iterable[Row] | None = None
@@ -130,16 +141,25 @@ class Format:
         if row.problem:
             yield Rejected(row.where, "malformed", row.problem, row.value)
             return
+        empty = True
         try:
             for draft in self.drafts(row):
-                if isinstance(draft, Sample) or draft.task in options.tasks:
+                empty = False
+                if not isinstance(draft, Draft) or draft.task in options.tasks:
                     yield self._finish(draft, row, stem, options)
         except RowError as error:
             yield Rejected(row.where, error.kind, error.reason, row.value)
+        except SampleError as error:
+            yield Rejected(row.where, "bad_sample", str(error), row.value)
+        else:
+            if empty:
+                yield Rejected(row.where, "no_label", "the row holds no question and no event.", row.value)
 
-    def _finish(self, draft: Draft | Sample, row: Row, stem: str, options: ConvertOptions) -> Converted:
-        where = row.where + (draft.at if isinstance(draft, Draft) else "")
+    def _finish(self, draft: Draft | Fault | Sample, row: Row, stem: str, options: ConvertOptions) -> Converted:
+        where = row.where if isinstance(draft, Sample) else row.where + draft.at
         try:
+            if isinstance(draft, Fault):
+                raise draft.error
             if isinstance(draft, Draft):
                 sample = finish(draft, options.source or self.name, stem, options)
             else:

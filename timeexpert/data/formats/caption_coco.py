@@ -10,7 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from timeexpert.data.formats.base import Draft, Format, RawEvent, RowError, fields_of, list_of, text_of, window_of
+from timeexpert.data.formats.base import (
+    Draft,
+    Drafts,
+    Format,
+    RawEvent,
+    RowError,
+    fields_of,
+    list_of,
+    text_of,
+    window_of,
+)
 from timeexpert.data.formats.captions import dense_draft, paired
 from timeexpert.data.formats.reading import FormatError, Row, load_json
 
@@ -23,7 +33,7 @@ def coco_rows(path: Path, tree: Any) -> Iterator[Row]:
         yield Row(f"{path.name}.annotations[{i}]", str(i), value)
 
 
-def coco_drafts(row: Row) -> Iterator[Draft]:
+def coco_drafts(row: Row) -> Drafts:
     """The draft of one annotation, of either kind."""
     value = fields_of(row.value, "image_id")
     fields = {"video": value["image_id"], "duration_s": value.get("duration")}

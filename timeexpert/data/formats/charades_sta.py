@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
-from timeexpert.data.formats.base import Draft, Format, RawEvent, RowError
+from timeexpert.data.formats.base import Draft, Drafts, Format, RawEvent, RowError
 from timeexpert.data.formats.reading import Row, text_lines
 
 _LINE = re.compile(r"(\S+) (\d+(?:\.\d+)?) (\d+(?:\.\d+)?)##(.*)", re.ASCII)
 
 
-def _drafts(row: Row) -> Iterator[Draft]:
+def _drafts(row: Row) -> Drafts:
     match = _LINE.fullmatch(row.value)
     if not match:
         raise RowError("malformed", f"{row.value[:200]!r} must look like 'VIDEO start end##query.', times in seconds.")

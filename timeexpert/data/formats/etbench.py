@@ -6,10 +6,9 @@ alternatives, single highlights) are rejected by name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-from timeexpert.data.formats.base import Draft, Format, RawEvent, RowError, fields_of, list_of, quoted, text_of
+from timeexpert.data.formats.base import Draft, Drafts, Format, RawEvent, RowError, fields_of, list_of, quoted, text_of
 from timeexpert.data.formats.captions import paired
 from timeexpert.data.formats.reading import Row, records
 
@@ -18,7 +17,7 @@ CAPTION_TASKS = ("dvc", "slc")
 _ANSWER_FORMAT = "The format of your response"
 
 
-def _drafts(row: Row) -> Iterator[Draft]:
+def _drafts(row: Row) -> Drafts:
     value = fields_of(row.value, "task", "video", "q")
     task = value["task"]
     if task not in WINDOW_TASKS + CAPTION_TASKS:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-from timeexpert.data.formats.base import Draft, Format
+from timeexpert.data.formats.base import Drafts, Format
 from timeexpert.data.formats.qvhighlights import window_draft
 from timeexpert.data.formats.reading import Row, json_lines
 
 
-def _drafts(row: Row) -> Iterator[Draft]:
+def _drafts(row: Row) -> Drafts:
     yield window_draft(row)
 
 

@@ -5,15 +5,14 @@ Each turn stands alone: later questions do not see earlier ones. ``meta.turn`` a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-from timeexpert.data.formats.base import Draft, Format, RawEvent, fields_of
+from timeexpert.data.formats.base import Draft, Drafts, Format, RawEvent, fields_of
 from timeexpert.data.formats.conversations import turns, video_of
 from timeexpert.data.formats.reading import Row, records
 
 
-def _drafts(row: Row) -> Iterator[Draft]:
+def _drafts(row: Row) -> Drafts:
     value = fields_of(row.value, "conversations")
     video, pairs = video_of(value), turns(value["conversations"])
     for i, (question, answer) in enumerate(pairs):

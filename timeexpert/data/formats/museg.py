@@ -6,16 +6,15 @@ groundtruth}``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-from timeexpert.data.formats.base import Draft, Format, RawEvent, fields_of, list_of, quoted, text_of, window_of
+from timeexpert.data.formats.base import Draft, Drafts, Format, RawEvent, fields_of, list_of, quoted, text_of, window_of
 from timeexpert.data.formats.reading import Row, records
 
 _EVAL_QUERY = "textual sentence: "
 
 
-def _drafts(row: Row) -> Iterator[Draft]:
+def _drafts(row: Row) -> Drafts:
     value = fields_of(row.value, "video")
     asked, answer = ("problem", "solution") if "solution" in value else ("question", "groundtruth")
     fields_of(value, asked, answer)

@@ -5,11 +5,11 @@ A row gives a moment retrieval sample (its windows) and a highlight detection sa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from timeexpert.data.formats.base import (
     Draft,
+    Drafts,
     Format,
     RawEvent,
     RowError,
@@ -54,7 +54,7 @@ def window_draft(row: Row) -> Draft:
     )
 
 
-def _drafts(row: Row) -> Iterator[Draft]:
+def _drafts(row: Row) -> Drafts:
     moments = window_draft(row)
     yield moments
     value = fields_of(row.value, "relevant_clip_ids", "saliency_scores")
@@ -79,7 +79,8 @@ def _drafts(row: Row) -> Iterator[Draft]:
 
 
 def _highlight(clip: Any, annotators: Any, i: int, query: str | None) -> RawEvent:
-    if not isinstance(clip, int) or isinstance(clip, bool) or clip < 0:
+    number(clip, f"relevant_clip_ids[{i}]")
+    if not isinstance(clip, int) or clip < 0:
         raise RowError("malformed", f"relevant_clip_ids[{i}] ({clip!r}) must be a whole number from 0.")
     name = f"saliency_scores[{i}]"
     scores = [number(s, name) for s in list_of(annotators, name)]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-from timeexpert.data.formats.base import Format
+from timeexpert.data.formats.base import Drafts, Format
 from timeexpert.data.formats.reading import Row, json_lines
 from timeexpert.data.records import Sample
 
 
-def _drafts(row: Row) -> Iterator[Sample]:
+def _drafts(row: Row) -> Drafts:
     yield Sample.from_json(row.value)
 
 

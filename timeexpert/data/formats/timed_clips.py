@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-from timeexpert.data.formats.base import Draft, Format, fields_of, list_of
+from timeexpert.data.formats.base import Drafts, Format, fields_of, list_of
 from timeexpert.data.formats.captions import dense_draft, paired, query_drafts
 from timeexpert.data.formats.reading import Row, records
 
 
-def _drafts(row: Row) -> Iterator[Draft]:
+def _drafts(row: Row) -> Drafts:
     value = fields_of(row.value, "video", "events")
     events = [fields_of(event, "start", "end", "caption") for event in list_of(value["events"], "events")]
     pairs = paired([[e["start"], e["end"]] for e in events], [e["caption"] for e in events], "events")

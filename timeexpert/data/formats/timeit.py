@@ -6,10 +6,20 @@ Answers are read strictly, as TimeIT's construction writes them, and whole: what
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
-from timeexpert.data.formats.base import Draft, Format, RawEvent, RowError, fields_of, list_of, quoted, text_of
+from timeexpert.data.formats.base import (
+    Draft,
+    Drafts,
+    Fault,
+    Format,
+    RawEvent,
+    RowError,
+    fields_of,
+    list_of,
+    quoted,
+    text_of,
+)
 from timeexpert.data.formats.reading import Row, records
 
 _NUMBER = r"\d+(?:\.\d+)?"
@@ -25,22 +35,29 @@ _EVENT_START = re.compile(rf"(?:\A|(?<=\.)\s+){_SPAN} seconds, ", re.ASCII)
 _SPEECH = "Transcribed speech: "
 
 
-def _drafts(row: Row) -> Iterator[Draft]:
+def _drafts(row: Row) -> Drafts:
     value = fields_of(row.value, "video", "QA")
     for i, turn in enumerate(list_of(value["QA"], "QA")):
-        turn = fields_of(turn, "q", "a")
-        question = text_of(turn["q"], f"QA[{i}].q")
-        task, events = parse_answer(text_of(turn["a"], f"QA[{i}].a"), quoted(question))
-        yield Draft(
-            key=f"{row.key}:{i}",
-            video=value["video"],
-            task=task,
-            prompt=question,
-            duration_s=value.get("duration"),
-            events=events,
-            at=f".QA[{i}]",
-            meta={"origin": value["source"]} if value.get("source") else {},
-        )
+        try:
+            yield _turn_draft(value, turn, f"{row.key}:{i}", f".QA[{i}]")
+        except RowError as error:
+            yield Fault(f".QA[{i}]", error)
+
+
+def _turn_draft(value: dict[str, Any], turn: Any, key: str, at: str) -> Draft:
+    turn = fields_of(turn, "q", "a")
+    question = text_of(turn["q"], "q")
+    task, events = parse_answer(text_of(turn["a"], "a"), quoted(question))
+    return Draft(
+        key=key,
+        video=value["video"],
+        task=task,
+        prompt=question,
+        duration_s=value.get("duration"),
+        events=events,
+        at=at,
+        meta={"origin": value["source"]} if value.get("source") else {},
+    )
 
 
 def parse_answer(answer: str, query: str) -> tuple[str, list[RawEvent]]:

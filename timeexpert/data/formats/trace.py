@@ -7,10 +7,9 @@ numbers stand in ``times`` and ``scores``, a list per event, in order over all t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
-from timeexpert.data.formats.base import Draft, Format, RawEvent, RowError, fields_of, list_of
+from timeexpert.data.formats.base import Draft, Drafts, Format, RawEvent, RowError, fields_of, list_of
 from timeexpert.data.formats.conversations import turns, video_of
 from timeexpert.data.formats.reading import Row, records
 
@@ -19,7 +18,7 @@ _EVENT = re.compile(r"((?:<time>)+)((?:<score>)+)(.*)", re.DOTALL)
 _PLACEHOLDER = re.compile(r"<(?:sync|time|score)>")
 
 
-def _drafts(row: Row) -> Iterator[Draft]:
+def _drafts(row: Row) -> Drafts:
     value = fields_of(row.value, "conversations", "times", "scores")
     video, pairs = video_of(value), turns(value["conversations"])
     times, scores = list_of(value["times"], "times"), list_of(value["scores"], "scores")

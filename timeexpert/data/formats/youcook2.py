@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from timeexpert.data.formats.base import Draft, Format, fields_of, list_of
+from timeexpert.data.formats.base import Drafts, Format, fields_of, list_of
 from timeexpert.data.formats.caption_coco import coco_drafts, coco_rows
 from timeexpert.data.formats.captions import dense_draft, paired
 from timeexpert.data.formats.reading import Row, load_json, members
@@ -19,7 +19,7 @@ def _rows(path: Path) -> Iterator[Row]:
     return coco_rows(path, tree)
 
 
-def _drafts(row: Row) -> Iterator[Draft]:
+def _drafts(row: Row) -> Drafts:
     if isinstance(row.value, dict) and "image_id" in row.value:
         yield from coco_drafts(row)
         return
