@@ -1,0 +1,336 @@
+"""One answer as a picture: frames with their times above bars for what is true and what was predicted."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+from math import ceil, isfinite
+from pathlib import Path
+
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.patches import FancyBboxPatch, Rectangle
+from numpy.typing import NDArray
+
+from timeexpert.tokenization import Event, EventSequence
+
+from .errors import ReportError
+
+# All lengths below are inches unless a name says otherwise.
+WIDTH, LEFT, RIGHT, DPI = 12.0, 1.15, 0.3, 110
+PLOT = WIDTH - LEFT - RIGHT
+MAX_FRAMES, FRAME_COLUMNS, MAX_FRAME_HEIGHT, MAX_FRAME_PIXELS = 32, 16, 1.7, 480
+LANE, BAR, POINTS_LANE, MAX_LANES = 0.46, 0.17, 0.85, 12
+MAX_LABEL = 0.62 * PLOT
+MAX_TEXT = 4000  # characters measured of one prompt or caption
+INK, MUTED, GRID, PAPER = "#1b1f24", "#5b6470", "#e3e7ec", "#ffffff"
+TRUTH, PREDICTED = "#009e73", "#0072b2"  # Okabe-Ito: told apart by colour-blind readers, light on dark
+
+
+@dataclass(frozen=True)
+class _Label:
+    """One event of the bar lanes: its label, already cut to fit, and where label and bar reach (inches)."""
+
+    event: Event
+    text: str
+    left: float
+    reach: float
+
+
+def draw_timeline(
+    frames: NDArray[np.uint8],
+    frame_times_s: Sequence[float],
+    truth: EventSequence | None,
+    prediction: EventSequence | None,
+    duration_s: float,
+    prompt: str,
+    path: Path | None = None,
+) -> bytes:
+    """Draw one answer and return the PNG; also write it to ``path`` if given.
+
+    ``frames`` is uint8 [n, H, W, 3] with one time per frame (n may be 0; of more than 32 frames every k-th is
+    shown). ``truth`` may be ``None`` (unknown); ``prediction`` is ``None`` where the answer did not parse.
+    Segments are bars on as many lanes as their labels need, scored points are stems as high as their score,
+    events without a time are listed. Raises :class:`ReportError` on arrays and times that do not fit together.
+    """
+    _check(frames, frame_times_s, duration_s)
+    given = len(frames)
+    frames, times = _pick(frames, list(frame_times_s))
+    title = _wrap(_one_line(prompt), 12.5, WIDTH - 0.6, lines=2, bold=True)
+    strip_height, columns, cell_height = _strip_size(frames)
+    groups = [] if truth is None else [("truth", truth, TRUTH)]
+    groups.append(("predicted", prediction if prediction is not None else EventSequence(), PREDICTED))
+    laid = [(name, events, colour, *_lanes(events, duration_s)) for name, events, colour in groups]
+    heights = [_group_height(events, lanes) for _, events, _, lanes, _ in laid]
+    title_height = 0.26 * len(title) + 0.22
+    bars_height = sum(heights) + 0.12 * len(heights)
+    height = title_height + strip_height + bars_height + 0.5
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor=PAPER)
+    canvas = FigureCanvasAgg(figure)
+    for i, line in enumerate(title):
+        y = 1 - (0.26 + 0.26 * i) / height
+        figure.text(0.3 / WIDTH, y, line, color=INK, fontproperties=_font(12.5, bold=True), parse_math=False)
+    if len(frames):
+        box = (LEFT / WIDTH, (bars_height + 0.5) / height, PLOT / WIDTH, strip_height / height)
+        _draw_frames(figure.add_axes(box), frames, times, strip_height, columns, cell_height)
+        if given > len(frames):
+            where = ((LEFT - 0.2) / WIDTH, 1 - (title_height + 0.15) / height)
+            note = f"{len(frames)} of {given}\nframes"
+            figure.text(*where, note, ha="right", va="center", color=MUTED, fontproperties=_font(8))
+    axes = figure.add_axes((LEFT / WIDTH, 0.42 / height, PLOT / WIDTH, bars_height / height))
+    _style_axis(axes, duration_s, bars_height, times)
+    highest = max([1e-9, *(e.scores[0] for _, events, _ in groups for e in events if _is_point_mark(e))])
+    y = 0.06
+    for (name, events, colour, lanes, hidden), group_height in zip(laid, heights, strict=True):
+        note = "the answer did not parse" if name == "predicted" and prediction is None else "no events"
+        _draw_group(axes, name, events, colour, lanes, hidden, y, group_height, duration_s, highest, note)
+        y += group_height + 0.12
+    out = BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box
+        canvas.print_png(out)
+    png = out.getvalue()
+    if path is not None:
+        Path(path).write_bytes(png)
+    return png
+
+
+def _check(frames: NDArray[np.uint8], frame_times_s: Sequence[float], duration_s: float) -> None:
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape[1:]:
+        raise ReportError(f"frames of shape {frames.shape} and type {frames.dtype} must be uint8 [n, H, W, 3].")
+    if len(frames) != len(frame_times_s):
+        raise ReportError(f"there are {len(frames)} frames but {len(frame_times_s)} frame times; give one for each.")
+    if not isfinite(duration_s) or duration_s <= 0:
+        raise ReportError(f"duration_s ({duration_s!r}) must be a positive number of seconds.")
+
+
+def _pick(frames: NDArray[np.uint8], times: list[float]) -> tuple[NDArray[np.uint8], list[float]]:
+    """At most MAX_FRAMES frames, evenly, none larger than the picture needs."""
+    if len(frames) > MAX_FRAMES:
+        kept = np.linspace(0, len(frames) - 1, MAX_FRAMES).round().astype(int)
+        frames, times = frames[kept], [times[i] for i in kept]
+    step = max(1, ceil(max(frames.shape[1:3]) / MAX_FRAME_PIXELS))
+    return frames[:, ::step, ::step], times
+
+
+def _strip_size(frames: NDArray[np.uint8]) -> tuple[float, int, float]:
+    """Height of the whole strip, frames per row, height of one frame."""
+    if not len(frames):
+        return 0.0, 0, 0.0
+    rows = ceil(len(frames) / FRAME_COLUMNS)
+    columns = ceil(len(frames) / rows)
+    aspect = frames.shape[1] / frames.shape[2]
+    cell_height = min(MAX_FRAME_HEIGHT, (PLOT / columns - 0.05) * aspect)
+    return rows * (cell_height + 0.24) + 0.1, columns, cell_height
+
+
+def _draw_frames(
+    axes: Axes, frames: NDArray[np.uint8], times: list[float], height: float, columns: int, cell_height: float
+) -> None:
+    axes.set_xlim(0, PLOT)
+    axes.set_ylim(height, 0)
+    axes.axis("off")
+    cell_width = PLOT / columns
+    image_width = min(cell_width - 0.05, cell_height * frames.shape[2] / frames.shape[1])
+    for i, (frame, time_s) in enumerate(zip(frames, times, strict=True)):
+        x = (i % columns) * cell_width + (cell_width - image_width) / 2
+        y = (i // columns) * (cell_height + 0.24)
+        axes.imshow(frame, extent=(x, x + image_width, y + cell_height, y), aspect="auto", zorder=1)
+        axes.add_patch(Rectangle((x, y), image_width, cell_height, fill=False, ec="#00000030", lw=0.6, zorder=2))
+        where = (x + image_width / 2, y + cell_height + 0.04)
+        axes.text(*where, f"{time_s:.1f} s", ha="center", va="top", color=MUTED, fontproperties=_font(8))
+    axes.set_xlim(0, PLOT)  # imshow moves the limits
+    axes.set_ylim(height, 0)
+
+
+def _style_axis(axes: Axes, duration_s: float, height: float, frame_times_s: list[float]) -> None:
+    axes.set_xlim(0, duration_s)
+    axes.set_ylim(height, 0)
+    axes.set_yticks([])
+    axes.set_axisbelow(True)
+    axes.grid(axis="x", color=GRID, lw=0.8)
+    for side in ("left", "right", "top"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(MUTED)
+    axes.tick_params(axis="x", colors=MUTED, labelsize=8.5, length=3)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} s")
+    axes.plot(frame_times_s, [0.0] * len(frame_times_s), "v", color=MUTED, ms=3.5, clip_on=False, zorder=3)
+
+
+def _is_point_mark(event: Event) -> bool:
+    """A highlight: a point in time with a score and nothing to read."""
+    return event.start_s is not None and event.start_s == event.end_s and bool(event.scores) and not event.text.strip()
+
+
+def _lanes(events: EventSequence, duration_s: float) -> tuple[list[list[_Label]], int]:
+    """Lay bars and labels on lanes so that nothing overlaps, first free lane first; also how many did not fit."""
+    lanes: list[list[_Label]] = []
+    hidden = 0
+    for event in sorted((e for e in events if not _is_point_mark(e)), key=lambda e: (e.start_s or 0.0, e.end_s or 0.0)):
+        text = _fit(_describe(event), 9, MAX_LABEL)
+        start = min(event.start_s or 0.0, duration_s) / duration_s * PLOT
+        end = min(event.end_s or 0.0, duration_s) / duration_s * PLOT
+        width = _text_width(text, 9)
+        left = min(start, PLOT - width)
+        label = _Label(event, text, left, max(end, left + width) + 0.12)
+        free = next((lane for lane in lanes if lane[-1].reach <= min(left, start)), None)
+        if free is not None:
+            free.append(label)
+        elif len(lanes) < MAX_LANES:
+            lanes.append([label])
+        else:
+            hidden += 1
+    return lanes, hidden
+
+
+def _describe(event: Event) -> str:
+    if event.start_s is None or event.end_s is None:
+        when = "no time"
+    elif event.start_s == event.end_s:
+        when = f"{event.start_s:.1f} s"
+    else:
+        when = f"{event.start_s:.1f}\u2013{event.end_s:.1f} s"
+    score = "".join(f"  score {s:g}" for s in event.scores)
+    return f"{when}{score}  {_one_line(event.text)}".rstrip()
+
+
+def _group_height(events: EventSequence, lanes: list[list[_Label]]) -> float:
+    points = POINTS_LANE if any(map(_is_point_mark, events)) else 0.0
+    return max(len(lanes) * LANE + points, LANE)
+
+
+def _draw_group(
+    axes: Axes,
+    name: str,
+    events: EventSequence,
+    colour: str,
+    lanes: list[list[_Label]],
+    hidden: int,
+    top: float,
+    height: float,
+    duration_s: float,
+    highest: float,
+    note: str,
+) -> None:
+    """Name at the left, points first, then the lanes; ``top`` and ``height`` in inches from the axes' top."""
+    seconds = duration_s / PLOT  # seconds per inch
+    axes.add_patch(Rectangle((-0.1 * seconds, top), 0.045 * seconds, height, fc=colour, ec="none", clip_on=False))
+    axes.text(
+        -0.2 * seconds, top + 0.1, name, ha="right", va="center", color=colour, fontproperties=_font(10, bold=True)
+    )
+    if hidden:
+        where = (-0.2 * seconds, top + 0.32)
+        axes.text(*where, f"{hidden} more\nnot drawn", ha="right", va="center", color=MUTED, fontproperties=_font(7.5))
+    if not len(events):
+        axes.text(0.05 * seconds, top + 0.12, note, va="center", color=MUTED, style="italic", fontsize=9.5)
+        return
+    points = [e for e in events if _is_point_mark(e)]
+    if points:
+        _draw_points(axes, points, colour, top, duration_s, highest)
+        top += POINTS_LANE
+    for i, lane in enumerate(lanes):
+        for label in lane:
+            _draw_bar(axes, label, colour, top + i * LANE, duration_s)
+
+
+def _draw_bar(axes: Axes, label: _Label, colour: str, y: float, duration_s: float) -> None:
+    seconds = duration_s / PLOT
+    start_s, end_s = label.event.start_s, label.event.end_s
+    if start_s is not None and end_s is not None:
+        start, end = min(start_s, duration_s), min(end_s, duration_s)
+        if start_s == end_s:
+            axes.plot([start], [y + BAR / 2], "D", color=colour, ms=7, clip_on=False, zorder=3)
+        else:
+            width = max(end - start, 0.03 * seconds)
+            start = min(start, duration_s - width)
+            style = FancyBboxPatch(
+                (start, y), width, BAR, boxstyle="square,pad=0", fc=colour, ec=PAPER, lw=0.8, zorder=3
+            )
+            axes.add_patch(style)
+        if end_s > duration_s:  # the bar is cut at the end of the video; its label says where it ends
+            axes.plot([duration_s], [y + BAR / 2], ">", color=colour, ms=8, clip_on=False, zorder=4)
+    where = (label.left * seconds, y + BAR + 0.03)
+    paper = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.5}  # keeps grid lines out of the words
+    axes.text(*where, label.text, va="top", color=INK, fontproperties=_font(9), parse_math=False, bbox=paper, zorder=4)
+
+
+def _draw_points(axes: Axes, points: list[Event], colour: str, top: float, duration_s: float, highest: float) -> None:
+    """Stems as high as their score (``highest`` fills the lane); a score is printed where there is room for it."""
+    floor = top + POINTS_LANE - 0.1
+    axes.plot([0, duration_s], [floor, floor], color=colour, lw=0.8, alpha=0.4, zorder=2)
+    room = 0.0
+    for event in sorted(points, key=lambda e: e.start_s or 0.0):
+        x = min(event.start_s or 0.0, duration_s)
+        tip = floor - (POINTS_LANE - 0.32) * max(event.scores[0], 0.0) / highest
+        axes.plot([x, x], [floor, tip], color=colour, lw=2, zorder=3, clip_on=False)
+        marker = "o" if (event.start_s or 0.0) <= duration_s else ">"  # past the end of the video
+        axes.plot([x], [tip], marker, color=colour, ms=6, zorder=4, clip_on=False)
+        text = f"{event.scores[0]:g}"
+        half = _text_width(text, 8) / 2
+        at = x / duration_s * PLOT
+        if at - half >= room:
+            axes.text(x, tip - 0.05, text, ha="center", va="bottom", color=INK, fontproperties=_font(8), zorder=5)
+            room = at + half + 0.03
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text[:MAX_TEXT]).split())
+
+
+@cache
+def _families() -> tuple[str, ...]:
+    """DejaVu Sans, then installed fonts that cover more scripts."""
+    installed = set(font_manager.get_font_names())
+    more = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Noto Sans Arabic", "Noto Sans Devanagari")
+    return ("DejaVu Sans", *(name for name in more if name in installed))
+
+
+@cache
+def _font(points: float, bold: bool = False) -> FontProperties:
+    return FontProperties(family=list(_families()), size=points, weight="bold" if bold else "normal")
+
+
+@cache
+def _measure() -> FigureCanvasAgg:
+    return FigureCanvasAgg(Figure(dpi=DPI))
+
+
+def _text_width(text: str, points: float, bold: bool = False) -> float:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        width, _, _ = _measure().get_renderer().get_text_width_height_descent(text, _font(points, bold), False)
+    return float(width) / DPI
+
+
+def _fit(text: str, points: float, width: float, bold: bool = False) -> str:
+    """``text``, cut with an ellipsis to at most ``width`` inches."""
+    if _text_width(text, points, bold) <= width:
+        return text
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _text_width(text[:middle].rstrip() + "\u2026", points, bold) <= width:
+            low = middle
+        else:
+            high = middle - 1
+    return text[:low].rstrip() + "\u2026"
+
+
+def _wrap(text: str, points: float, width: float, *, lines: int, bold: bool = False) -> list[str]:
+    """``text`` over at most ``lines`` lines; the last one is cut to fit."""
+    out: list[str] = []
+    words = text.split()
+    while words and len(out) < lines - 1:
+        count = len(words)
+        while count > 1 and _text_width(" ".join(words[:count]), points, bold) > width:
+            count = count // 2 if count > 64 else count - 1
+        out.append(_fit(" ".join(words[:count]), points, width, bold))
+        words = words[count:]
+    return [*out, _fit(" ".join(words), points, width, bold)] if words else out
