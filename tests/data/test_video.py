@@ -1,0 +1,391 @@
+"""Video decoding, on small files written here and on real odd ones. Frame i of a made video is grey level 20 + 3 i."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from timeexpert.data.video import Video, VideoError, VideoLimits, on_screen
+
+TENTHS = [i / 10 for i in range(60)]
+UNEVEN = [0.0, 0.1, 0.2, 1.7, 1.75, 1.8, 5.0, 5.5]
+
+
+def write_video(path: Path, times_s=TENTHS, codec="libx264", size=(48, 64), pix_fmt="yuv420p", frames=None, **options):
+    """Frame i of ``times_s`` is flat grey 20 + 3 i, or ``frames[i]``; a key frame every 12, two B-frames."""
+    height, width = size
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        stream.gop_size, stream.bit_rate = 12, 4_000_000
+        if codec == "libx264":
+            stream.max_b_frames = 2
+        stream.codec_context.time_base = Fraction(1, 1000) if times_s is not TENTHS else Fraction(1, 10)
+        stream.options = options
+        for i, time_s in enumerate(times_s):
+            rgb = frames[i] if frames is not None else np.full((height, width, 3), 20 + 3 * i, np.uint8)
+            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+            frame.pts, frame.time_base = round(time_s / stream.codec_context.time_base), stream.codec_context.time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def frame_numbers(frames: np.ndarray) -> list[int]:
+    return np.rint((frames.mean((1, 2, 3)) - 20) / 3).astype(int).tolist()
+
+
+@pytest.fixture(scope="module")
+def tenths(tmp_path_factory) -> Path:
+    return write_video(tmp_path_factory.mktemp("video") / "tenths.mp4")
+
+
+def test_a_video_describes_itself(tenths):
+    with Video.open(tenths) as video:
+        info = video.info
+        assert video.frame_times_s.dtype == np.float64 and video.frame_times_s.tolist() == TENTHS
+    assert (info.duration_s, info.num_frames, info.fps, info.variable_frame_rate) == (6.0, 60, 10.0, False)
+    assert (info.height, info.width, info.rotation, info.pixel_aspect) == (48, 64, 0, 1.0)
+    assert (info.codec, info.pix_fmt, info.first_pts_s, info.damage) == ("h264", "yuv420p", 0.0, None)
+    assert info.name == str(tenths)
+
+
+def test_the_frame_on_screen_is_the_last_that_has_begun(tenths):
+    with Video.open(tenths) as video:
+        frames, times_s = video.frames_at([0.0, 0.05, 0.0999, 0.1, 3.14, 5.99])
+    assert frame_numbers(frames) == [0, 0, 0, 1, 31, 59]
+    assert times_s.tolist() == [0.0, 0.0, 0.0, 0.1, 3.1, 5.9]
+    assert frames.shape == (6, 48, 64, 3) and frames.dtype == np.uint8
+
+
+def test_before_the_first_frame_is_the_first_and_after_the_last_the_last(tenths):
+    with Video.open(tenths) as video:
+        frames, times_s = video.frames_at([-1.0, 100.0])
+    assert frame_numbers(frames) == [0, 59] and times_s.tolist() == [0.0, 5.9]
+
+
+def test_times_may_come_in_any_order_and_repeat(tenths):
+    with Video.open(tenths) as video:
+        frames, times_s = video.frames_at([5.0, 0.0, 5.0, 2.5])
+        assert video.frames_at([])[0].shape == (0, 48, 64, 3)
+    assert frame_numbers(frames) == [50, 0, 50, 25] and times_s.tolist() == [5.0, 0.0, 5.0, 2.5]
+
+
+def test_a_rounding_error_before_a_frame_still_means_that_frame():
+    assert on_screen(np.array([0.0, 0.3]), [0.3 - 1e-12, 0.3 - 1e-3]).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_time_that_is_no_number_is_refused(tenths, bad):
+    with Video.open(tenths) as video, pytest.raises(VideoError, match=f"at {bad} s; times must be finite"):
+        video.frames_at([0.0, bad])
+
+
+@pytest.mark.parametrize("name, codec", [("v.mp4", "libx264"), ("v.mkv", "libx264"), ("v.webm", "libvpx")])
+def test_variable_frame_rate_is_exact(tmp_path, name, codec):
+    with Video.open(write_video(tmp_path / name, UNEVEN, codec)) as video:
+        assert video.frame_times_s == pytest.approx(UNEVEN, abs=1e-9)
+        assert video.info.variable_frame_rate
+        assert frame_numbers(video.frames_at([1.69, 1.7, 1.79, 4.9, 5.2])[0]) == [2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    "name, codec",
+    [("v.mp4", "libx264"), ("v.mkv", "libx264"), ("v.ts", "libx264"), ("v.avi", "libx264"), ("v.avi", "mpeg4")]
+    + [("v.ts", "mpeg2video"), ("v.webm", "libvpx"), ("v.mov", "mjpeg"), ("open_gop.mkv", "libx264")],
+)
+def test_seeking_gives_the_same_pictures_as_decoding_everything(tmp_path, name, codec):
+    options = {"x264-params": "open-gop=1"} if name == "open_gop.mkv" else {}
+    path = write_video(tmp_path / name, codec=codec, pix_fmt="yuvj420p" if codec == "mjpeg" else "yuv420p", **options)
+    with Video.open(path) as video:
+        everything, times_s = video.all_frames()
+        assert times_s == pytest.approx(TENTHS, abs=2e-5)  # MPEG transport streams count in 1/90000 s
+        assert np.abs(everything.mean((1, 2, 3)) - [20 + 3 * i for i in range(60)]).max() < 6
+        for asked_s in (5.95, 0.31, 3.77, 4.1, 1.25):
+            frames, shown_s = video.frames_at([asked_s])
+            i = int(on_screen(times_s, asked_s))
+            assert (frames[0] == everything[i]).all() and shown_s[0] == times_s[i]
+
+
+def test_only_the_needed_group_of_pictures_is_decoded(tenths):
+    with Video.open(tenths) as video:
+        video.frames_at([4.8])  # frame 48 is a key frame
+        assert video._fed - 48 <= 4  # the decoder got it and what it needs to put it out, not the 48 before
+
+
+def test_a_video_is_read_from_bytes_as_from_a_file(tenths):
+    with Video.open(tenths.read_bytes(), name="shard-0.tar/7.mp4") as video, Video.open(tenths) as file:
+        assert video.info.name == "shard-0.tar/7.mp4"
+        assert (video.frames_at(TENTHS)[0] == file.frames_at(TENTHS)[0]).all()
+
+
+def test_resizing_averages_when_it_shrinks(tmp_path):
+    board = np.zeros((48, 64, 3), np.uint8)
+    board[::2, ::2] = board[1::2, 1::2] = 255  # one-pixel checkerboard: picking pixels would give 0 or 255
+    path = write_video(tmp_path / "board.mkv", [0.0], "ffv1", pix_fmt="bgr0", frames=[board])
+    with Video.open(path) as video:
+        frames, _ = video.frames_at([0.0], size=(6, 8))
+        assert (video.frames_at([0.0])[0][0] == board).all()  # lossless
+    assert frames.shape == (1, 6, 8, 3) and np.abs(frames[0].astype(int) - 127).max() <= 8
+
+
+@pytest.mark.parametrize("size", [(48, 64), (24, 32), (8, 8), (100, 90)])
+def test_colours_do_not_depend_on_the_size(tmp_path, size):
+    path = write_video(tmp_path / "grey.mp4", [0.0], frames=[np.full((48, 64, 3), 128, np.uint8)])
+    with Video.open(path) as video:
+        assert (video.frames_at([0.0], size)[0] == video.frames_at([0.0])[0][0, 0, 0]).all()
+
+
+def test_rotation_is_applied_counter_clockwise(tmp_path):
+    red_above_blue = np.zeros((48, 64, 3), np.uint8)
+    red_above_blue[:24, :, 0] = red_above_blue[24:, :, 2] = 255
+    path = tmp_path / "rotated.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.set_display_rotation(90)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(red_above_blue, format="rgb24")))
+        container.mux(stream.encode())
+    with Video.open(path) as video:
+        assert (video.info.rotation, video.info.height, video.info.width) == (90, 64, 48)
+        frame = video.frames_at([0.0])[0][0]
+        small = video.frames_at([0.0], size=(16, 12))[0][0]
+    for picture in (frame, small):
+        assert picture[5, 2].argmax() == 0 and picture[5, -3].argmax() == 2  # what was above is now left
+
+
+@pytest.mark.parametrize("size", [(0, 64), (48, -1), (48, 99999)])
+def test_an_impossible_size_is_refused(tenths, size):
+    with Video.open(tenths) as video, pytest.raises(VideoError, match="must be .height, width., each from 1 to 16384"):
+        video.frames_at([0.0], size=size)
+
+
+@pytest.mark.parametrize(
+    "limits, rule",
+    [
+        ({"max_pixels": 3071}, r"64x48 have more than max_pixels \(3071\)"),
+        ({"max_frames": 59}, r"more frames than max_frames \(59\)"),
+        ({"max_duration_s": 5.0}, r"lasts 5.9 s, more than max_duration_s \(5.0\)"),
+        ({"max_bytes": 100}, r"more than max_bytes \(100\)"),
+    ],
+)
+def test_a_video_over_a_limit_is_refused(tenths, limits, rule):
+    with pytest.raises(VideoError, match=f"tenths.mp4: .*{rule}"):
+        Video.open(tenths, limits=VideoLimits(**limits))
+
+
+def test_more_frames_than_fit_in_memory_are_refused(tenths):
+    with Video.open(tenths, limits=VideoLimits(max_output_bytes=50_000)) as video:
+        with pytest.raises(VideoError, match=r"60 frames of 64x48 need 552960 bytes.*max_output_bytes \(50000\)"):
+            video.all_frames()
+        assert len(video.all_frames(size=(8, 8))[0]) == 60
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"", r"the file is empty \(0 bytes\)"),
+        (b"no video here\n", "it is text"),
+        (b"ffconcat version 1.0\nfile tenths.mp4\n", "it is a playlist that points to other files"),
+        (b"#EXTM3U\n#EXTINF:9,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n", "it is a playlist"),
+        (b"GIF89a" + bytes(60), "it is an image"),
+        (bytes(range(256)) * 20, "it is damaged or of no container that is opened here"),
+    ],
+)
+def test_what_is_no_video_is_refused_with_name_and_reason(tmp_path, content, reason):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(content)
+    with pytest.raises(VideoError, match=f"clip.mp4: .*{reason}"):
+        Video.open(path)
+    with pytest.raises(VideoError, match=f"upload 7: .*{reason}"):
+        Video.open(content, name="upload 7")
+
+
+def test_a_playlist_reads_no_other_file(tenths, tmp_path):
+    """The target is a pipe: a reader that opened it would wait for a writer, and the test would hang."""
+    os.mkfifo(tmp_path / "target.mp4")
+    path = tmp_path / "list.mp4"
+    path.write_text("ffconcat version 1.0\nfile target.mp4\n")
+    with pytest.raises(VideoError, match="playlist"):
+        Video.open(path)
+
+
+def test_a_name_is_never_an_address(tmp_path):
+    for source in ("http://127.0.0.1:9/v.mp4", "pipe:0", "concat:a.mp4|b.mp4", tmp_path, tmp_path / "absent.mp4"):
+        with pytest.raises(VideoError, match="no such file"):
+            Video.open(source)
+
+
+def test_sound_alone_is_no_video(tmp_path):
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), format="fltp", layout="mono")
+        silence.sample_rate = 8000
+        container.mux(stream.encode(silence))
+        container.mux(stream.encode())
+    with pytest.raises(VideoError, match="sound.mp4: no video in it, only audio"):
+        Video.open(path)
+
+
+def test_an_mp4_cut_before_its_index_is_refused(tenths):
+    with pytest.raises(VideoError, match=r"its index \(moov\) is missing or damaged"):
+        Video.open(tenths.read_bytes()[:1500])
+
+
+def test_a_cut_file_is_used_as_far_as_it_reads_and_says_what_is_missing(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 255, (48, 64, 3), dtype=np.uint8) for _ in TENTHS]  # so that bytes are spread evenly
+    whole = write_video(tmp_path / "whole.mp4", frames=noise, movflags="faststart")
+    fast = tmp_path / "fast.mp4"
+    with av.open(str(whole)) as source, av.open(str(fast), "w", options={"movflags": "faststart"}) as target:
+        out = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = out
+                target.mux(packet)
+    data = fast.read_bytes()
+    with Video.open(data[: len(data) // 2]) as video:
+        info = video.check()
+        assert 20 <= info.num_frames <= 40
+        assert info.duration_s == pytest.approx(info.num_frames / 10)  # the last readable frame's end
+        assert (
+            info.damage == f"cut short: {info.num_frames} of 60 frames, {info.duration_s:.1f} s of 6.0 s are readable"
+        )
+        assert video.frames_at([99.0])[1][0] == video.frame_times_s[-1]
+
+
+def test_a_damaged_frame_is_passed_over_counted_and_never_invented(tmp_path):
+    path = write_video(tmp_path / "v.mkv", codec="mpeg4")
+    with av.open(str(path)) as container:
+        third = [p for p in container.demux(video=0) if p.size][3]
+        offset, size = third.pos, third.size
+    data = bytearray(path.read_bytes())
+    start = data.index(b"\x00\x00\x01\xb6", offset)  # the picture's start code
+    data[start : start + size - 8] = b"\xff" * (size - 8)
+    with Video.open(bytes(data)) as video:
+        assert video.info.damage is None  # the packets look whole
+        frames, times_s = video.frames_at([0.3])
+        assert times_s[0] == 0.2 and frame_numbers(frames) == [2]  # the last one that does decode
+        assert video.info.damage == "1 of 60 frames do not decode"
+        info = video.check()
+        assert (info.num_frames, info.duration_s) == (59, 6.0) and 0.3 not in video.frame_times_s
+
+
+def test_no_file_descriptor_is_left_open(tenths, tmp_path):
+    (tmp_path / "bad.mp4").write_bytes(tenths.read_bytes()[:1500])
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        with Video.open(tenths) as video:
+            video.frames_at([5.0, 0.0])
+        with pytest.raises(VideoError):
+            Video.open(tmp_path / "bad.mp4")
+        with pytest.raises(VideoError):
+            Video.open(tenths, limits=VideoLimits(max_pixels=10))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+# -- real odd files
+
+
+@pytest.mark.parametrize("name", ["vfr.mp4", "vfr.mkv", "vfr_off.mkv"])
+def test_real_variable_frame_rate_files_are_exact(shared, name):
+    truth = np.array(json.loads((shared / "videos/odd/vfr_truth.json").read_text())["times_s"])
+    asked = np.append((truth[1:] + truth[:-1]) / 2, [0.0, 4.5, 12.86])
+    with Video.open(shared / "videos/odd" / name) as video:
+        assert np.abs(video.frame_times_s - truth).max() < 0.001  # Matroska rounds to milliseconds
+        assert video.info.first_pts_s == (1.7 if name == "vfr_off.mkv" else 0.0)
+        frames, times_s = video.frames_at(asked)
+        assert video.info.damage is None
+    luma = frames.mean((1, 2, 3)) * 219 / 255 + 16
+    assert np.rint((luma - 16) / 2).astype(int).tolist() == on_screen(truth, asked).tolist()
+    assert np.abs(times_s - truth[on_screen(truth, asked)]).max() < 0.001
+
+
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        ("zero.mp4", "empty"),
+        ("text.mp4", "text"),
+        ("random.mp4", "damaged or of no container"),
+        ("trunc60.mp4", "moov"),
+        ("audio_only.m4a", "no video in it, only audio"),
+        ("huge_16k.mp4", r"16384x8192 have more than max_pixels \(35389440\)"),
+        ("anim.gif", "image"),
+        ("png_as.mp4", "image"),
+        ("concat_rel.mp4", "playlist"),
+        ("concat_http.mp4", "playlist"),
+        ("hls_file.mp4", "playlist"),
+    ],
+)
+def test_real_unusable_files_are_refused_with_name_and_reason(shared, name, reason):
+    path = shared / "videos/odd" / name
+    for source in (path, path.read_bytes()):
+        with pytest.raises(VideoError, match=f"{name}: .*{reason}"):
+            Video.open(source, name=name)
+
+
+@pytest.mark.parametrize(
+    "name, num_frames, size, pix_fmt",
+    [
+        ("h264_10bit.mp4", 50, (240, 320), "yuv420p10le"),
+        ("h264_444.mp4", 50, (240, 320), "yuv444p"),
+        ("gray16.mkv", 50, (240, 320), "gray16le"),
+        ("alpha.webm", 50, (240, 320), "yuv420p"),
+        ("odd_dims.mp4", 50, (241, 321), "yuv444p"),
+        ("sar2.mp4", 50, (240, 320), "yuv420p"),
+        ("one_frame.mp4", 1, (240, 320), "yuv444p"),
+        ("rot90.mp4", 75, (320, 240), "yuv420p"),
+    ],
+)
+def test_real_unusual_files_are_read(shared, name, num_frames, size, pix_fmt):
+    with Video.open(shared / "videos/odd" / name) as video:
+        info = video.check()
+        frames, _ = video.frames_at([info.duration_s / 2])
+    assert (info.num_frames, (info.height, info.width), info.pix_fmt) == (num_frames, size, pix_fmt)
+    assert info.damage is None and frames.shape == (1, *size, 3)
+    assert frames.std() > 60  # a test card, not a flat picture
+    assert info.pixel_aspect == (2.0 if name == "sar2.mp4" else 1.0)
+
+
+@pytest.mark.parametrize(
+    "name, num_frames, duration_s, damage",
+    [
+        ("trunc.webm", 323, 13.458, "cut short: 323 frames, 13.5 s of 30.0 s are readable"),
+        ("trunc_faststart.mp4", 630, 63.0, "cut short: 630 of 1394 frames, 63.0 s of 139.4 s are readable"),
+        (
+            "bitflip.mp4",
+            1184,
+            39.8547,
+            "5 of 1189 frames do not decode; 183 frames are patched up by the decoder",
+        ),
+    ],
+)
+def test_real_damaged_files_are_used_as_far_as_they_decode(shared, name, num_frames, duration_s, damage):
+    with Video.open(shared / "videos/odd" / name) as video:
+        info = video.check()
+    assert (info.num_frames, info.duration_s, info.damage) == (num_frames, pytest.approx(duration_s, abs=1e-3), damage)
+
+
+def test_a_huge_picture_is_refused_in_small_memory(shared):
+    """A fresh process: opening the 16384x8192 file may add 100 MiB; one of its frames alone would take 192."""
+    script = (
+        "import resource, sys\n"
+        "from timeexpert.data.video import Video, VideoError\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\n"
+        "try: Video.open(sys.argv[1])\n"
+        "except VideoError: print((peak() - before) // 1024)\n"
+    )
+    command = [sys.executable, "-c", script, str(shared / "videos/odd/huge_16k.mp4")]
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+    assert int(done.stdout) < 100

@@ -1,0 +1,361 @@
+"""Video decoding: which frame is on screen at a time, exactly, from files that nobody vouches for.
+
+A file is demuxed once into a packet index (presentation times and key frames); frames are then decoded from
+the last key frame before each asked time. Times are seconds from the first frame's presentation time.
+
+Files are untrusted (see :mod:`timeexpert.data.video_container` for what is refused). Damaged files are used as
+far as they decode, and ``VideoInfo.damage`` says what is missing.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from timeexpert.data.video_container import REENCODE, VideoError, VideoLimits, open_container
+from timeexpert.data.video_index import PacketIndex, read_index
+
+__all__ = ["Video", "VideoError", "VideoInfo", "VideoLimits", "on_screen"]
+
+# Without the two flags swscale's bilinear filter makes pictures 2 levels of 255 darker whenever it resizes.
+EXACT_BILINEAR = int(Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
+SAME_TIME_S = 1e-6  # an asked time this little before a frame means that frame: i / fps rounds both ways
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What is known about a video.
+
+    ``duration_s`` is the last readable frame's time plus its duration (the packet's own, else the median
+    distance between frames). ``width`` and ``height`` are those of the frames as returned, after rotation by
+    ``rotation`` (degrees counter-clockwise: 0, 90, 180, 270). ``pixel_aspect`` is a pixel's width / height as
+    the file gives it; frames are not stretched by it. ``first_pts_s`` is the first frame's time stamp in the
+    file, which is second 0 here. ``damage`` is ``None`` or one sentence on what is missing.
+    """
+
+    name: str
+    duration_s: float
+    num_frames: int
+    width: int
+    height: int
+    rotation: int
+    fps: float
+    variable_frame_rate: bool
+    codec: str
+    pix_fmt: str
+    first_pts_s: float
+    damage: str | None = None
+    pixel_aspect: float = 1.0
+
+
+def on_screen(frame_times_s: np.ndarray, times_s: Any) -> np.ndarray:
+    """Index (int64) of the frame on screen at each time: the last that has begun; before the first, the first.
+
+    A time at most a microsecond before a frame counts as that frame's. ``frame_times_s`` is sorted and not empty.
+    """
+    asked = np.asarray(times_s, dtype=np.float64)
+    return np.maximum(np.searchsorted(frame_times_s, asked + SAME_TIME_S, side="right") - 1, 0)
+
+
+class Video:
+    """An open video. Use as a context manager: ``with Video.open(path) as video: video.frames_at([0.5, 2.0])``.
+
+    ``frame_times_s`` (float64, sorted) holds the presentation time of each frame. One thread at a time.
+    """
+
+    def __init__(self, data: io.IOBase, name: str, limits: VideoLimits) -> None:
+        self.name, self.limits = name, limits
+        self._data = data
+        self._reformatter = VideoReformatter()
+        self._container: Any = None
+        self._bad_pts: set[int] = set()  # packets that do not decode
+        self._concealed_pts: set[int] = set()  # frames that the decoder patched up
+        self._fed = 0  # place in the file of the packet that the decoder got last
+        self._open_container()
+        self._index = self._read_index()
+        self._first = self._first_frame()
+        if self._index.cut_short:
+            self._drop_unreadable_end()
+        self._packets_found = len(self._index.pts)
+        self.frame_times_s = self._index.times_s
+        self._info = self._describe()
+
+    @classmethod
+    def open(cls, source: str | Path | bytes, *, name: str | None = None, limits: VideoLimits | None = None) -> Video:
+        """Open a file or its bytes. ``name`` is what errors call it. Raises :class:`VideoError`."""
+        limits = limits or VideoLimits()
+        if isinstance(source, bytes):
+            name, size = name or "video in memory", len(source)
+        else:
+            name = name or str(source)
+            if not Path(source).is_file():
+                raise VideoError(f"{name}: no such file. Check the path and the media folder.")
+            size = Path(source).stat().st_size
+        if size == 0:
+            raise VideoError(f"{name}: the file is empty (0 bytes). Download or copy it again.")
+        if size > limits.max_bytes:
+            raise VideoError(f"{name}: {size} bytes are more than max_bytes ({limits.max_bytes}). Cut or re-encode it.")
+        data: io.IOBase = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
+        try:
+            return cls(data, name, limits)
+        except BaseException:
+            data.close()
+            raise
+
+    def close(self) -> None:
+        """Release the file. Calling it twice is harmless."""
+        if self._container is not None:
+            self._container.close()
+        self._data.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def info(self) -> VideoInfo:
+        """What is known so far; ``damage`` inside the file is found only by decoding (see :meth:`check`)."""
+        return replace(self._info, damage=self._damage())
+
+    def frames_at(self, times_s: Any, size: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The frames on screen at ``times_s`` (any order, repeats allowed) and their own presentation times.
+
+        Returns uint8 [n, H, W, 3] RGB and float64 [n]. ``size`` is (height, width) after rotation; resizing is
+        swscale's bilinear filter, which averages when it shrinks. Where a frame does not decode, the last one
+        before it that does is returned, with its own time. Raises :class:`VideoError`.
+        """
+        asked = np.asarray(times_s, dtype=np.float64).reshape(-1)
+        if not np.isfinite(asked).all():
+            bad = asked[~np.isfinite(asked)][0]
+            raise VideoError(f"{self.name}: asked for the frame at {bad} s; times must be finite numbers of seconds.")
+        out, (height, width) = self._room(len(asked), size)
+        times = np.zeros(len(asked))
+        wanted, inverse = np.unique(on_screen(self.frame_times_s, asked), return_inverse=True)
+        for j, frame in enumerate(self._show(self._index.pts[wanted])):
+            rows = inverse == j
+            out[rows] = self._to_rgb(frame, height, width)
+            times[rows] = self._index.seconds(frame.pts)
+        return out, times
+
+    def all_frames(self, size: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Every frame that decodes, in order: uint8 [n, H, W, 3] and times float64 [n]. See :meth:`frames_at`."""
+        out, (height, width) = self._room(len(self._index.pts), size)
+        times = np.zeros(len(out))
+        count = 0
+        for frame in self._every_frame():
+            out[count] = self._to_rgb(frame, height, width)
+            times[count] = self._index.seconds(frame.pts)
+            count += 1
+        return (out, times) if count == len(out) else (out[:count].copy(), times[:count].copy())
+
+    def check(self) -> VideoInfo:
+        """Decode every frame once, keeping none; the info then counts frames and damage as decoded."""
+        for _ in self._every_frame():
+            pass
+        return self.info
+
+    # -- opening
+
+    def _open_container(self) -> None:
+        """(Re)open the container at its start."""
+        if self._container is not None:
+            self._container.close()
+        self._container, self._stream = open_container(self._data, self.name, self.limits)
+
+    def _read_index(self) -> PacketIndex:
+        limits, index = self.limits, read_index(self._container, self._stream, self.limits.max_frames)
+        if index is None:
+            raise VideoError(f"{self.name}: its packets carry no time stamps. Remux it: ffmpeg -i IN -c copy OUT.mp4")
+        if not len(index.pts):
+            raise VideoError(f"{self.name}: no frame in its video stream. Download or copy it again.")
+        if len(index.pts) > limits.max_frames:
+            raise VideoError(f"{self.name}: more frames than max_frames ({limits.max_frames}). Cut it into parts.")
+        if index.span_s > limits.max_duration_s:  # before any int64 arithmetic: time stamps may be nonsense
+            raise VideoError(
+                f"{self.name}: lasts {index.span_s:.1f} s, more than max_duration_s ({limits.max_duration_s}). "
+                "Cut it into parts."
+            )
+        return index
+
+    def _first_frame(self) -> Any:
+        for frame in self._frames_from(0):
+            return frame
+        raise VideoError(f"{self.name}: none of its {len(self._index.pts)} frames decodes. {REENCODE}")
+
+    def _drop_unreadable_end(self) -> None:
+        """A file that was cut short ends with the last frame that decodes, looked for from its last key frames."""
+        last = len(self._index.keys) - 1
+        for key in dict.fromkeys([*range(last, max(last - 4, 0), -1), 0]):
+            pts = [frame.pts for frame in self._frames_from(key)]
+            if pts:
+                self._index = self._index.only(self._index.pts[self._index.pts <= max(pts)])
+                return
+
+    def _describe(self) -> VideoInfo:
+        index, frame = self._index, self._first
+        rotation = round(frame.rotation / 90) % 4 * 90
+        height, width = (frame.width, frame.height) if rotation % 180 else (frame.height, frame.width)
+        return VideoInfo(
+            name=self.name,
+            duration_s=index.duration_s,
+            num_frames=len(index.pts),
+            width=width,
+            height=height,
+            rotation=rotation,
+            fps=index.fps,
+            variable_frame_rate=index.variable_frame_rate,
+            codec=self._stream.codec_context.name,
+            pix_fmt=frame.format.name,
+            first_pts_s=float(index.origin * index.time_base),
+            pixel_aspect=float(self._stream.sample_aspect_ratio or 1),
+        )
+
+    def _damage(self) -> str | None:
+        index, parts = self._index, []
+        if index.cut_short:
+            of = f" of {index.announced_frames}" if index.announced_frames else ""
+            announced = f" of {index.announced_s:.1f} s" if index.announced_s else ""
+            parts.append(f"cut short: {len(index.pts)}{of} frames, {index.duration_s:.1f} s{announced} are readable")
+        bad = [p for p in self._bad_pts if p <= index.pts[-1] or not index.cut_short]
+        if bad:
+            parts.append(f"{len(bad)} of {self._packets_found} frames do not decode")
+        if self._concealed_pts:
+            parts.append(f"{len(self._concealed_pts)} frames are patched up by the decoder")
+        return "; ".join(parts) or None
+
+    # -- decoding
+
+    def _show(self, targets: np.ndarray) -> Iterator[Any]:
+        """For each pts in ``targets`` (sorted), the decoded frame that is on screen then."""
+        reader = None
+        for target in targets.tolist():
+            key = self._index.key_before(target)
+            if reader is None or self._index.keys[key].place > self._fed:  # a later key frame precedes the target
+                for start in (key, max(key - 1, 0), 0):  # an earlier one only where nothing decodes after it
+                    reader = _Reader(self._frames_from(start))
+                    if start == 0 or reader.show(target) is not None:
+                        break
+            assert reader is not None
+            shown = reader.show(target)
+            yield self._first if shown is None else shown
+
+    def _every_frame(self) -> Iterator[Any]:
+        """All frames from the start; afterwards, in a damaged file, the index holds those that decode."""
+        left, seen = set(self._index.pts.tolist()), []
+        for frame in self._frames_from(0):
+            if frame.pts in left:
+                left.discard(frame.pts)
+                seen.append(frame.pts)
+                yield frame
+        if left and self._bad_pts:
+            self._index = self._index.only(np.array(seen))
+            self.frame_times_s = self._index.times_s
+            self._info = replace(self._info, num_frames=len(seen), duration_s=self._index.duration_s)
+
+    def _frames_from(self, key: int) -> Iterator[Any]:
+        """Decode from key frame number ``key`` to the end, in presentation order."""
+        key_pts, place = self._index.keys[key]
+        packets, self._fed = self._packets_from(key_pts)
+        frames = self._decode(packets)
+        if not self._index.can_seek:
+            for pts, frame in zip(self._index.pts.tolist(), frames, strict=False):
+                frame.pts = pts
+                yield frame
+            return
+        for frame in frames:
+            if frame.pts is not None and (place == 0 or frame.pts >= key_pts):  # earlier ones lack their references
+                yield frame
+
+    def _packets_from(self, key_pts: int) -> tuple[Iterator[Any], int]:
+        """Packets from a key frame no later than ``key_pts`` and its place; from the start if seeking fails."""
+        try:
+            if self._index.can_seek:
+                self._container.seek(key_pts, stream=self._stream)
+                packets = self._container.demux(self._stream)
+                for packet in packets:
+                    if packet.is_keyframe and packet.pts is not None:
+                        if packet.pts > key_pts:
+                            break  # beyond the target: this container seeks by guess (MPEG transport streams)
+                        return chain([packet], packets), self._index.keys[self._index.key_before(packet.pts)].place
+        except (av.error.FFmpegError, OSError):
+            pass  # a damaged file may refuse to seek; reading it from the start still works
+        self._open_container()
+        return self._container.demux(self._stream), 0
+
+    def _decode(self, packets: Iterator[Any]) -> Iterator[Any]:
+        """Frames of ``packets``; a packet that does not decode is remembered and passed over."""
+        while True:
+            try:
+                packet = next(packets, None)
+            except (av.error.FFmpegError, OSError):
+                return  # the container breaks off here, as the index knows
+            if packet is None:
+                return
+            flush = packet.pts is None and packet.dts is None
+            if packet.size == 0 and not flush:
+                continue  # FFmpeg would take it for the end of the stream
+            self._fed += 1
+            try:
+                frames = packet.decode()
+            except (av.error.FFmpegError, OSError):
+                if not flush:
+                    self._bad_pts.add(packet.pts if packet.pts is not None else packet.dts)
+                continue
+            for frame in frames:
+                if frame.is_corrupt and frame.pts is not None:
+                    self._concealed_pts.add(frame.pts)
+                yield frame
+
+    # -- pictures
+
+    def _room(self, count: int, size: tuple[int, int] | None) -> tuple[np.ndarray, tuple[int, int]]:
+        height, width = size if size is not None else (self._info.height, self._info.width)
+        if not (1 <= height <= 16384 and 1 <= width <= 16384):
+            raise VideoError(f"size ({size!r}) must be (height, width), each from 1 to 16384 pixels.")
+        need = count * height * width * 3
+        if need > self.limits.max_output_bytes:
+            raise VideoError(
+                f"{self.name}: {count} frames of {width}x{height} need {need} bytes, more than max_output_bytes "
+                f"({self.limits.max_output_bytes}). Ask for fewer frames or a smaller size."
+            )
+        return np.empty((count, height, width, 3), dtype=np.uint8), (height, width)
+
+    def _to_rgb(self, frame: Any, height: int, width: int) -> np.ndarray:
+        """uint8 [height, width, 3], upright. 10 bit, 4:4:4 and grey become 8-bit RGB; alpha is dropped."""
+        turns = self._info.rotation // 90
+        if turns % 2:
+            height, width = width, height
+        rgb = self._reformatter.reformat(
+            frame, width, height, "rgb24", interpolation=EXACT_BILINEAR, threads=1
+        ).to_ndarray()
+        return np.rot90(rgb, turns)
+
+
+class _Reader:
+    """Decoded frames in presentation order, read no further than an asked time needs."""
+
+    def __init__(self, frames: Iterator[Any]) -> None:
+        self._frames = frames
+        self._shown: Any = None
+        self._ahead: Any = None
+
+    def show(self, target: int) -> Any:
+        """The last frame with pts <= ``target``, or ``None``. Targets must not go back."""
+        while self._shown is None or self._shown.pts != target:
+            if self._ahead is None:
+                self._ahead = next(self._frames, None)
+            if self._ahead is None or self._ahead.pts > target:
+                break
+            self._shown, self._ahead = self._ahead, None
+        return self._shown
