@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.conftest import ROOT
 from timeexpert.data.formats import FORMATS, FormatError, convert, detect
 
 
@@ -11,6 +12,12 @@ def test_every_format_says_in_one_line_what_it_reads():
     for name, chosen in FORMATS.items():
         assert chosen.name == name
         assert chosen.description and "\n" not in chosen.description
+
+
+def test_every_format_has_a_section_and_an_example_in_the_docs():
+    text = (ROOT / "docs/data-formats.md").read_text(encoding="utf-8")
+    for name in FORMATS:
+        assert f"### {name}\n" in text and f"timeexpert data convert {name} " in text
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "[]", "{}", "[1, 2]", "plain text", '{"a": 1}', "[[1]]", "\x00\xff"])
