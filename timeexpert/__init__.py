@@ -18,17 +18,18 @@ if isfile(join(_root, "setup.py")) and isdir(join(_root, "moe")):
     __path__.append(_root)
 
 _PUBLIC = {
-    "Event": "timeexpert.tokenization",
-    "EventSequence": "timeexpert.tokenization",
-    "NumberFormat": "timeexpert.tokenization",
-    "Sample": "timeexpert.data.records",
-    "Predictor": "timeexpert.predict",
-    "load_config": "timeexpert.config",
+    "Event": ("timeexpert.tokenization", "Event"),
+    "EventSequence": ("timeexpert.tokenization", "EventSequence"),
+    "NumberFormat": ("timeexpert.tokenization", "NumberFormat"),
+    "Sample": ("timeexpert.data.records", "Sample"),
+    "Predictor": ("timeexpert.predict", "Predictor"),
+    "load_config": ("timeexpert.config", "load"),
 }
 __all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
+        module, attribute = _PUBLIC[name]
+        return getattr(import_module(module), attribute)
     raise AttributeError(f"module 'timeexpert' has no attribute {name!r}")

@@ -7,6 +7,7 @@ The merged result is saved with each run and can be loaded again.
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 import typing
 from collections.abc import Sequence
@@ -25,6 +26,20 @@ class ConfigError(UserError):
     """A config that cannot be used: unknown key, wrong type, impossible combination."""
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which keeps the last of two equal keys without a word: here that is an error."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.composer.ComposerError(None, None, f"key {key.value!r} is there twice", key.start_mark)
+                seen.add((key.tag, key.value))
+        return node
+
+
 def load(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] = ()) -> T:
     """Build config ``cls`` from its defaults, a YAML file and ``key.path=value`` overrides, in that order."""
     tree: dict[str, Any] = {}
@@ -33,7 +48,7 @@ def load(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] 
         if not file.is_file():
             raise ConfigError(f"{path}: no such file. Give the path of a YAML config, for example configs/tiny.yaml.")
         try:
-            tree = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+            tree = yaml.load(file.read_text(encoding="utf-8"), _Loader) or {}
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not YAML: {error}") from None
         if not isinstance(tree, dict):
@@ -80,7 +95,7 @@ def from_tree(cls: type[T], tree: Any, where: str = "") -> T:
             raise ConfigError(f"key {_join(where, f.name)!r} is missing; it has no default.")
     try:
         return cls(**values)
-    except ConfigError as error:
+    except ValueError as error:  # a rule of the dataclass itself
         raise ConfigError(f"{where}: {error}" if where else str(error)) from None
 
 
@@ -126,8 +141,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint is int and isinstance(value, int) and not isinstance(value, bool):
         return value
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if value != value or value in (float("inf"), float("-inf")):
-            raise ConfigError(f"{where} ({value!r}) must be a finite number.")
+        if value != value or abs(value) > sys.float_info.max:
+            raise ConfigError(f"{where} ({value!r:.40}) must be a finite number.")
         return float(value)
     if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
         try:
@@ -163,7 +178,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         if last:
             node[node_key] = value
         else:
-            if isinstance(node, dict) and not isinstance(node.get(node_key), (dict, list)):
+            if isinstance(node, dict) and node.get(node_key) is None:
                 node[node_key] = {}
             node = node[node_key]
 
