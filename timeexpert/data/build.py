@@ -187,7 +187,7 @@ def _group(path: Path) -> tuple[list[_Group], list[dict[str, Any]], int]:
     duplicates = 0
     for line, sample in read_samples(path):
         if isinstance(sample, SampleError):
-            dropped.append(_row(line, None, None, "bad line", str(sample)))
+            dropped.append(_row(line, None, None, "bad line", str(sample).removeprefix(f"{path}:{line}: ")))
             continue
         digest = hashlib.sha256(json.dumps(sample.to_json(), sort_keys=True).encode()).digest()
         earlier, known = first_seen.setdefault(sample.id, (line, digest))

@@ -50,11 +50,11 @@ def resolve_media(media: Path, video: str) -> Path:
     try:
         root, path = media.resolve(strict=True), (media / video).resolve(strict=True)
     except FileNotFoundError:
-        raise MediaError(f"{video}: no such file in {media}. Check the name and --media.") from None
+        raise MediaError(f"{video}: no such file in the media folder. Check the name and --media.") from None
     except (OSError, ValueError, RuntimeError) as error:
-        raise MediaError(f"{video!r}: cannot be looked up in {media}: {error}") from None
+        raise MediaError(f"{video!r}: cannot be looked up: {error}") from None
     if not path.is_relative_to(root):
-        raise MediaError(f"{video}: leads outside {media} (a link). Copy the file into the media folder.")
+        raise MediaError(f"{video}: leads outside the media folder (a link). Copy the file into the media folder.")
     if not path.is_file():
         raise MediaError(f"{video}: not a regular file. Give the path of a video file.")
     return path

@@ -327,4 +327,4 @@ def _headers(tar: Any, size: int) -> Iterator[tuple[int, tarfile.TarInfo | tarfi
 
 def _only_zeros(tar: Any, left: int) -> bool:
     """Whether the rest is padding: a header that was overwritten with zeros must not pass for the end."""
-    return left < tarfile.RECORDSIZE and not any(tar.read(left))
+    return left <= 2 * tarfile.RECORDSIZE and not any(tar.read(left))

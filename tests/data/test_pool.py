@@ -1,0 +1,74 @@
+"""The worker pool: results in order, and neither a crash nor a hang of one task stops the others."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from timeexpert.data.pool import Failed, WorkerPool
+from timeexpert.errors import UserError
+
+
+def work(what: str, value: int) -> int:
+    if what == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if what == "exit":
+        os._exit(3)
+    if what == "hang":
+        time.sleep(600)
+    if what == "refuse":
+        raise UserError(f"clip{value}.mp4: empty")
+    if what == "bug":
+        raise KeyError("codec")
+    time.sleep(value / 100)
+    return value
+
+
+def test_results_come_in_the_order_of_the_tasks():
+    with WorkerPool(work, workers=3, timeout_s=60) as pool:
+        assert list(pool.map(("sleep", n) for n in (9, 1, 5, 0, 3, 2, 7))) == [9, 1, 5, 0, 3, 2, 7]
+
+
+def test_a_crash_a_hang_and_an_error_each_give_a_reason_and_the_rest_go_on():
+    tasks = [("ok", 1), ("crash", 0), ("refuse", 7), ("exit", 0), ("bug", 0), ("ok", 2)]
+    with WorkerPool(work, workers=1, timeout_s=60) as pool:
+        assert list(pool.map(tasks)) == [
+            1,
+            Failed("crashed the worker (SIGSEGV)"),
+            Failed("clip7.mp4: empty"),
+            Failed("crashed the worker (exit 3)"),
+            Failed("unexpected KeyError: 'codec'"),
+            2,
+        ]
+
+
+def test_a_task_that_takes_too_long_is_stopped():
+    with WorkerPool(work, workers=1, timeout_s=4) as pool:
+        assert list(pool.map([("hang", 0), ("ok", 4)])) == [Failed("took longer than 4 s"), 4]
+
+
+def test_tasks_are_read_only_a_little_ahead():
+    asked = []
+
+    def tasks():
+        for n in range(1000):
+            asked.append(n)
+            yield "ok", n
+
+    with WorkerPool(work, workers=1, timeout_s=60) as pool:
+        next(pool.map(tasks()))
+    assert len(asked) <= 5
+
+
+def test_leaving_the_pool_ends_its_processes():
+    with WorkerPool(work, workers=2, timeout_s=60) as pool:
+        assert next(pool.map([("ok", 1), ("hang", 0)])) == 1
+        processes = [w.process for w in pool._workers if w.process is not None]
+    assert len(processes) == 2 and not any(p.is_alive() for p in processes)
+
+
+@pytest.mark.parametrize(("options", "words"), [((0, 1), r"workers \(0\)"), ((1, 0), r"timeout_s \(0\)")])
+def test_a_pool_without_workers_or_time_is_refused(options, words):
+    with pytest.raises(UserError, match=words):
+        WorkerPool(work, *options)
