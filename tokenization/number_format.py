@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
 from math import isfinite
 
+from timeexpert.errors import UserError
+
 DIGITS = tuple("0123456789")
 POINT = "."
 
 
-class NumberFormatError(ValueError):
+class NumberFormatError(UserError):
     """A number that the format cannot write, or symbols that are not a number of the format."""
 
 
@@ -58,15 +60,18 @@ class NumberFormat:
         number = float(value)
         if not isfinite(number):
             raise NumberFormatError(f"{value!r} is not a finite number.")
-        rounded = Decimal(repr(number)).quantize(Decimal(1).scaleb(-self.frac_digits), rounding=ROUND_HALF_EVEN)
-        if rounded < 0 or (rounded == 0 and number < 0):
+        if number < 0:
             raise NumberFormatError(f"{value!r} is negative; numbers start at 0.")
-        if rounded >= Decimal(10) ** self.int_digits:
-            raise NumberFormatError(
-                f"{value!r} needs more than {self.int_digits} digits before the point; the largest number of "
-                f"format ({self.int_digits}, {self.frac_digits}) is {self.max_value}. Use more int_digits."
-            )
-        return rounded
+        limit = Decimal(10) ** self.int_digits
+        if number < limit:  # far larger numbers do not fit into Decimal's own precision
+            exact = Decimal(repr(abs(number)))  # abs: -0.0 is 0
+            rounded = exact.quantize(Decimal(1).scaleb(-self.frac_digits), rounding=ROUND_HALF_EVEN)
+            if rounded < limit:
+                return rounded
+        raise NumberFormatError(
+            f"{value!r} needs more than {self.int_digits} digits before the point; the largest number of "
+            f"format ({self.int_digits}, {self.frac_digits}) is {self.max_value}. Use more int_digits."
+        )
 
     def fits(self, value: float) -> bool:
         """Whether :meth:`encode` accepts ``value``."""
