@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import isfinite
 from typing import Any, Protocol
+
+from timeexpert.errors import UserError
 
 from .number_format import NumberFormat, NumberFormatError
 from .vocabulary import IdSpace, NumericVocab, TokenType
@@ -17,8 +20,8 @@ from .vocabulary import IdSpace, NumericVocab, TokenType
 MAX_TIMES, MAX_SCORES = 2, 1
 
 
-class EventError(ValueError):
-    """An event that cannot be: end before start, NaN, a time without its partner."""
+class EventError(UserError):
+    """An event that cannot be: end before start, NaN, a time without its partner, two scores in an answer."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Event:
             value = getattr(self, name)
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+            if not _is_finite(value):
                 raise EventError(f"{name} ({value!r}) must be a finite number of seconds.")
             if value < 0:
                 raise EventError(f"{name} ({value!r}) must not be negative.")
@@ -49,7 +52,7 @@ class Event:
         if self.start_s is not None and self.end_s is not None and self.start_s > self.end_s:
             raise EventError(f"start_s ({self.start_s}) must not be after end_s ({self.end_s}).")
         for score in self.scores:
-            if isinstance(score, bool) or not isinstance(score, (int, float)) or not isfinite(score):
+            if not _is_finite(score):
                 raise EventError(f"scores: {score!r} must be a finite number.")
         object.__setattr__(self, "scores", tuple(float(s) for s in self.scores))
         if not isinstance(self.text, str):
@@ -74,10 +77,20 @@ class Event:
         unknown = sorted(set(row) - {"start_s", "end_s", "scores", "text"})
         if unknown:
             raise EventError(f"unknown field {unknown[0]!r}; an event has start_s, end_s, scores, text.")
-        scores = row.get("scores") or ()
+        scores = [] if row.get("scores") is None else row["scores"]
         if not isinstance(scores, (list, tuple)):
             raise EventError(f"scores ({scores!r}) must be a list of numbers.")
         return cls(row.get("start_s"), row.get("end_s"), tuple(scores), row.get("text", ""))
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether ``value`` is a number that a float64 holds (not bool, NaN, infinite or an int past 1e308)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return isfinite(value)
+    except OverflowError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -120,6 +133,7 @@ class TextCodec(Protocol):
 
     vocab_size: int
     eos_id: int
+    special_ids: frozenset[int]  # control pieces, the end of sequence among them: never inside an event's text
 
     def encode(self, text: str) -> list[int]: ...
     def decode(self, ids: Sequence[int]) -> str: ...
@@ -157,7 +171,15 @@ class EventCodec:
         return NumericVocab(self.score_format)
 
     def encode_event(self, event: Event) -> list[int]:
-        """Ids of one event: ``<sync>`` times scores text. Raises :class:`NumberFormatError`."""
+        """Ids of one event: ``<sync>`` times scores text.
+
+        Raises :class:`NumberFormatError` for a number outside its format, :class:`EventError` for a second score.
+        """
+        if len(event.scores) > MAX_SCORES:
+            raise EventError(
+                f"scores ({list(event.scores)}) of an event in an answer: at most {MAX_SCORES}, because the decoder "
+                "reads no more. Average them, or keep the others in the sample's meta."
+            )
         ids = self.ids
         times = event.times_s
         if len(times) == 2 and self.time_format.quantize(times[0]) == self.time_format.quantize(times[1]):
@@ -195,7 +217,7 @@ class EventCodec:
         elif not starts:
             problems.append(Problem(0, "an empty answer"))
         events = []
-        for begin, stop in zip(starts, [*starts[1:], len(tokens)], strict=True):
+        for begin, stop in pairwise([*starts, len(tokens)]):
             try:
                 events.append(self._decode_event(tokens[begin:stop]))
             except _Malformed as error:
@@ -206,7 +228,7 @@ class EventCodec:
         times, offset = self._decode_list(tokens, 1, TokenType.TIME, self.times, MAX_TIMES)
         scores, offset = self._decode_list(tokens, offset, TokenType.SCORE, self.scores, MAX_SCORES)
         for i in range(offset, len(tokens)):
-            if not 0 <= tokens[i] < self.text.vocab_size:
+            if not 0 <= tokens[i] < self.text.vocab_size or tokens[i] in self.text.special_ids:
                 raise _Malformed(i, f"token {tokens[i]} inside the text of an event")
         if len(times) == 2 and times[0] > times[1]:
             raise _Malformed(1, f"start {times[0]} after end {times[1]}")
