@@ -9,16 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
+
+from timeexpert.errors import UserError
 
 from .events import MAX_SCORES, MAX_TIMES, EventCodec
 from .number_format import NumberFormat
-from .vocabulary import NumericVocab, TokenType
+from .vocabulary import NumericVocab
+
+
+class GrammarError(UserError):
+    """Limits that no answer can keep."""
 
 
 @dataclass(frozen=True)
 class GrammarLimits:
     """What one answer may hold. ``times`` and ``scores`` are the allowed counts per event: (2,) asks for
-    segments only, (0, 1, 2) for any. ``max_tokens`` is the budget within which the answer must close."""
+    segments only, (0, 1, 2) for any. ``max_tokens`` is the budget within which the answer must close, its end
+    of sequence included. No time is after ``max_time_s``, rounded as the answers in training are."""
 
     times: tuple[int, ...] = (0, 1, 2)
     scores: tuple[int, ...] = (0, 1)
@@ -30,9 +38,11 @@ class GrammarLimits:
         for name, most in (("times", MAX_TIMES), ("scores", MAX_SCORES)):
             counts = getattr(self, name)
             if not counts or any(c not in range(most + 1) for c in counts):
-                raise ValueError(f"{name} ({counts}) must list counts between 0 and {most}.")
+                raise GrammarError(f"{name} ({counts}) must list counts between 0 and {most}.")
         if self.max_events < 1:
-            raise ValueError(f"max_events ({self.max_events}) must be 1 or more.")
+            raise GrammarError(f"max_events ({self.max_events}) must be 1 or more.")
+        if self.max_time_s is not None and not (isfinite(self.max_time_s) and self.max_time_s >= 0):
+            raise GrammarError(f"max_time_s ({self.max_time_s}) must be 0 s or more, or absent.")
 
 
 @dataclass(frozen=True)
@@ -49,20 +59,28 @@ class EventGrammar:
     def __init__(self, codec: EventCodec, limits: GrammarLimits | None = None) -> None:
         self.codec = codec
         self.limits = limits or GrammarLimits()
-        self.shortest_event = 1 + self._shortest_list(codec.time_format, self.limits.times)
-        self.shortest_event += self._shortest_list(codec.score_format, self.limits.scores)
+        self._shortest_scores = self._shortest_list(codec.score_format, self.limits.scores)
+        self.shortest_event = 1 + self._shortest_list(codec.time_format, self.limits.times) + self._shortest_scores
         if self.limits.max_tokens is not None and self.limits.max_tokens < self.shortest_event + 1:
-            raise ValueError(
+            raise GrammarError(
                 f"max_tokens ({self.limits.max_tokens}) is less than the shortest answer "
                 f"({self.shortest_event + 1} tokens). Allow more new tokens."
             )
+        self._time_cap: list[int] | None = None  # the local ids of max_time_s
+        if self.limits.max_time_s is not None:
+            self._time_cap = codec.times.encode_number(min(self.limits.max_time_s, codec.time_format.max_value))
 
     @staticmethod
     def _shortest_list(number_format: NumberFormat, counts: tuple[int, ...]) -> int:
+        """Tokens of the shortest list: per number its symbols and one ``<sep>`` or the closing ``<sync>``."""
         return max(1, min(counts) * (number_format.width + 1))
 
     def allowed(self, answer: Sequence[int]) -> Allowed:
-        """What may follow ``answer`` (the generated ids so far, a prefix that this grammar allowed)."""
+        """What may follow ``answer`` (the generated ids so far), in time linear in its length.
+
+        Always at least one id and never an exception, also after ids that this grammar did not allow: a beam
+        search keeps such rows, with a probability of zero, while fewer tokens are allowed than it has beams.
+        """
         ids, eos = self.codec.ids, self.codec.text.eos_id
         if answer and answer[-1] == eos:
             return Allowed((eos,))
@@ -75,13 +93,14 @@ class EventGrammar:
         times = [t - ids.time for t in event if ids.time <= t < ids.score]
         scores = [t - ids.score for t in event if ids.score <= t < ids.output_size]
         if not times or times[-1] != NumericVocab.sync:
-            rest = self._shortest_list(self.codec.score_format, self.limits.scores) + 1
-            local = self._list(times, self.codec.time_format, self.limits.times, left, rest, TokenType.TIME)
+            spare = None if left is None else left - self._shortest_scores - 1
+            local = self._list(times, self.codec.time_format, self.limits.times, spare, self._time_cap)
             return Allowed(tuple(ids.time + i for i in local))
         if not scores or scores[-1] != NumericVocab.sync:
-            local = self._list(scores, self.codec.score_format, self.limits.scores, left, 1, TokenType.SCORE)
+            spare = None if left is None else left - 1
+            local = self._list(scores, self.codec.score_format, self.limits.scores, spare, None)
             return Allowed(tuple(ids.score + i for i in local))
-        more = events < self.limits.max_events and (left is None or left > self.shortest_event + 1)
+        more = events < self.limits.max_events and (left is None or left >= self.shortest_event + 1)
         return Allowed((ids.sync, eos) if more else (eos,), text=left is None or left > 1)
 
     def _list(
@@ -89,42 +108,42 @@ class EventGrammar:
         local: list[int],
         number_format: NumberFormat,
         counts: tuple[int, ...],
-        left: int | None,
-        rest: int,
-        kind: TokenType,
+        spare: int | None,
+        cap: list[int] | None,
     ) -> list[int]:
-        """Local symbols that may follow ``local`` in a number list; ``rest``: tokens owed after the list."""
+        """Local symbols that may follow ``local`` in a number list.
+
+        ``spare``: tokens that the rest of this list may take. ``cap``: the largest number, as local symbols.
+        """
         numbers: list[list[int]] = [[]]
         for symbol in local:
             if symbol == NumericVocab.sep:
                 numbers.append([])
             else:
                 numbers[-1].append(symbol)
-        current, width = numbers[-1], number_format.width
-        if len(current) == width:
-            done = len(numbers)
-            out = [NumericVocab.sync] if done in counts else []
-            again = any(c > done for c in counts)
-            # one more number costs <sep>, its symbols and the closing <sync>
-            if again and (not out or left is None or left >= width + 2 + rest):
-                out.append(NumericVocab.sep)
-            return out
-        if not current and len(numbers) == 1:  # the list has not begun
-            out = [NumericVocab.sync] if 0 in counts else []
-            wanted = any(counts)
-            if not wanted or (out and left is not None and left < width + 1 + rest):
-                return out
-            return out + self._digits(number_format, numbers, kind)
-        return self._digits(number_format, numbers, kind)
+        width, complete = number_format.width, len(numbers[-1]) == number_format.width
+        if local and not complete:
+            return self._digits(number_format, numbers, cap)
+        done = len(numbers) if complete else 0
+        out = [NumericVocab.sync] if done in counts else []
+        further = [count - done for count in counts if count > done]
+        if further:
+            # each further number costs its symbols and one <sep> or <sync>; after a number, one <sep> more
+            cost = min(further) * (width + 1) + (1 if complete else 0)
+            if not out or spare is None or spare >= cost:
+                out += [NumericVocab.sep] if complete else self._digits(number_format, numbers, cap)
+        return out or [NumericVocab.sync]
 
-    def _digits(self, number_format: NumberFormat, numbers: list[list[int]], kind: TokenType) -> list[int]:
-        current = numbers[-1]
-        place = len(current)
+    @staticmethod
+    def _digits(number_format: NumberFormat, numbers: list[list[int]], cap: list[int] | None) -> list[int]:
+        """Local symbols for the next place of the last of ``numbers``, between the one before it and ``cap``."""
+        current, place = numbers[-1], len(numbers[-1])
+        if place >= number_format.width:
+            return [NumericVocab.sync]
         symbols = [NumericVocab.symbols.index(s) for s in number_format.allowed(place)]
-        if len(numbers) == 2 and current == numbers[0][:place]:  # so far equal to the start: not below it
-            symbols = [s for s in symbols if s >= numbers[0][place]]
-        if kind is TokenType.TIME and self.limits.max_time_s is not None:
-            cap = NumericVocab(number_format).encode_number(min(self.limits.max_time_s, number_format.max_value))
-            if current == cap[:place]:
-                symbols = [s for s in symbols if s <= cap[place]]
-        return symbols
+        floor = numbers[-2] if len(numbers) > 1 else []
+        if place < len(floor) and current == floor[:place]:  # so far equal to the number before: not below it
+            symbols = [s for s in symbols if s >= floor[place]]
+        if cap is not None and current == cap[:place]:
+            symbols = [s for s in symbols if s <= cap[place]]
+        return symbols or [NumericVocab.sync]
