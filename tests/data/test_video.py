@@ -12,6 +12,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from timeexpert.data.video import Video, VideoError, VideoLimits, on_screen
 
@@ -280,6 +282,38 @@ def test_a_damaged_frame_is_passed_over_counted_and_never_invented(tmp_path):
         assert (info.num_frames, info.duration_s) == (59, 6.0) and 0.3 not in video.frame_times_s
 
 
+def test_one_wrong_time_stamp_costs_no_other_frame(tmp_path):
+    whole, wrong = write_video(tmp_path / "whole.mkv", codec="mjpeg", pix_fmt="yuvj420p"), tmp_path / "wrong.mkv"
+    with av.open(str(whole)) as source, av.open(str(wrong), "w") as target:
+        out = target.add_stream_from_template(source.streams.video[0])
+        for i, packet in enumerate(p for p in source.demux(video=0) if p.size):
+            packet.stream = out
+            if i == 5:
+                packet.pts += 20_000  # 0.5 s becomes 20.5 s
+            target.mux(packet)
+    with Video.open(wrong) as video:
+        frames, times_s = video.all_frames()
+        assert frame_numbers(frames) == [*range(5), *range(6, 60), 5]
+        assert times_s.tolist() == [t for t in TENTHS if t != 0.5] + [20.5]
+        assert video.info.damage == "1 out of order"
+        assert frame_numbers(video.frames_at([0.45, 5.95])[0]) == [4, 59]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_flipped_bytes_give_a_video_or_a_video_error_and_nothing_else(tenths, data):
+    content = bytearray(tenths.read_bytes())
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=20)):
+        content[place] ^= data.draw(st.integers(1, 255))
+    try:
+        with Video.open(bytes(content)) as video:
+            info = video.check()
+            _, times_s = video.frames_at([0.0, 1.0, info.duration_s], size=(8, 8))
+            assert info.duration_s > 0 and np.isfinite(times_s).all()
+    except VideoError:
+        pass
+
+
 def test_no_file_descriptor_is_left_open(tenths, tmp_path):
     (tmp_path / "bad.mp4").write_bytes(tenths.read_bytes()[:1500])
     before = len(os.listdir("/proc/self/fd"))
@@ -365,7 +399,7 @@ def test_real_unusual_files_are_read(shared, name, num_frames, size, pix_fmt):
             "bitflip.mp4",
             1184,
             39.8547,
-            "5 of 1189 frames do not decode; 183 frames are patched up by the decoder",
+            "5 of 1189 frames do not decode; 183 patched up by the decoder; 1 out of order",
         ),
     ],
 )

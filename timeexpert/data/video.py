@@ -22,7 +22,7 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from timeexpert.data.video_container import REENCODE, VideoError, VideoLimits, open_container
-from timeexpert.data.video_index import PacketIndex, read_index
+from timeexpert.data.video_index import DEMUX_ERRORS, PacketIndex, read_index
 
 __all__ = ["Video", "VideoError", "VideoInfo", "VideoLimits", "on_screen"]
 
@@ -79,6 +79,7 @@ class Video:
         self._container: Any = None
         self._bad_pts: set[int] = set()  # packets that do not decode
         self._concealed_pts: set[int] = set()  # frames that the decoder patched up
+        self._disordered_pts: set[int] = set()  # frames that come out of the decoder after a later one
         self._fed = 0  # place in the file of the packet that the decoder got last
         self._open_container()
         self._index = self._read_index()
@@ -133,7 +134,8 @@ class Video:
 
         Returns uint8 [n, H, W, 3] RGB and float64 [n]. ``size`` is (height, width) after rotation; resizing is
         swscale's bilinear filter, which averages when it shrinks. Where a frame does not decode, the last one
-        before it that does is returned, with its own time. Raises :class:`VideoError`.
+        before it that does is returned, with its own time; likewise where damaged time stamps put it out of
+        order. Raises :class:`VideoError`.
         """
         asked = np.asarray(times_s, dtype=np.float64).reshape(-1)
         if not np.isfinite(asked).all():
@@ -157,7 +159,10 @@ class Video:
             out[count] = self._to_rgb(frame, height, width)
             times[count] = self._index.seconds(frame.pts)
             count += 1
-        return (out, times) if count == len(out) else (out[:count].copy(), times[:count].copy())
+        if count == len(out) and (np.diff(times) > 0).all():
+            return out, times
+        order = np.argsort(times[:count])
+        return out[order], times[order]
 
     def check(self) -> VideoInfo:
         """Decode every frame once, keeping none; the info then counts frames and damage as decoded."""
@@ -231,7 +236,9 @@ class Video:
         if bad:
             parts.append(f"{len(bad)} of {self._packets_found} frames do not decode")
         if self._concealed_pts:
-            parts.append(f"{len(self._concealed_pts)} frames are patched up by the decoder")
+            parts.append(f"{len(self._concealed_pts)} patched up by the decoder")
+        if self._disordered_pts:
+            parts.append(f"{len(self._disordered_pts)} out of order")
         return "; ".join(parts) or None
 
     # -- decoding
@@ -242,9 +249,9 @@ class Video:
         for target in targets.tolist():
             key = self._index.key_before(target)
             if reader is None or self._index.keys[key].place > self._fed:  # a later key frame precedes the target
-                for start in (key, max(key - 1, 0), 0):  # an earlier one only where nothing decodes after it
+                for start in dict.fromkeys((key, max(key - 1, 0), 0)):  # an earlier one where nothing decodes after
                     reader = _Reader(self._frames_from(start))
-                    if start == 0 or reader.show(target) is not None:
+                    if reader.show(target) is not None:
                         break
             assert reader is not None
             shown = reader.show(target)
@@ -264,7 +271,7 @@ class Video:
             self._info = replace(self._info, num_frames=len(seen), duration_s=self._index.duration_s)
 
     def _frames_from(self, key: int) -> Iterator[Any]:
-        """Decode from key frame number ``key`` to the end, in presentation order."""
+        """Decode from key frame number ``key`` to the end, in presentation order unless time stamps are damaged."""
         key_pts, place = self._index.keys[key]
         packets, self._fed = self._packets_from(key_pts)
         frames = self._decode(packets)
@@ -273,9 +280,14 @@ class Video:
                 frame.pts = pts
                 yield frame
             return
+        latest = None
         for frame in frames:
-            if frame.pts is not None and (place == 0 or frame.pts >= key_pts):  # earlier ones lack their references
-                yield frame
+            if frame.pts is None or (place > 0 and frame.pts < key_pts):  # earlier ones lack their references
+                continue
+            if latest is not None and frame.pts < latest:
+                self._disordered_pts.add(frame.pts)
+            latest = frame.pts
+            yield frame
 
     def _packets_from(self, key_pts: int) -> tuple[Iterator[Any], int]:
         """Packets from a key frame no later than ``key_pts`` and its place; from the start if seeking fails."""
@@ -288,7 +300,7 @@ class Video:
                         if packet.pts > key_pts:
                             break  # beyond the target: this container seeks by guess (MPEG transport streams)
                         return chain([packet], packets), self._index.keys[self._index.key_before(packet.pts)].place
-        except (av.error.FFmpegError, OSError):
+        except DEMUX_ERRORS:
             pass  # a damaged file may refuse to seek; reading it from the start still works
         self._open_container()
         return self._container.demux(self._stream), 0
@@ -298,7 +310,7 @@ class Video:
         while True:
             try:
                 packet = next(packets, None)
-            except (av.error.FFmpegError, OSError):
+            except DEMUX_ERRORS:
                 return  # the container breaks off here, as the index knows
             if packet is None:
                 return
@@ -357,5 +369,7 @@ class _Reader:
                 self._ahead = next(self._frames, None)
             if self._ahead is None or self._ahead.pts > target:
                 break
-            self._shown, self._ahead = self._ahead, None
+            if self._shown is None or self._ahead.pts > self._shown.pts:
+                self._shown = self._ahead
+            self._ahead = None
         return self._shown

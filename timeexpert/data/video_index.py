@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 
+# What demuxing raises on damage. IndexError is PyAV's, for a stream that first shows up in the middle of a file.
+DEMUX_ERRORS = (av.error.FFmpegError, OSError, IndexError)
 GUESSED_PTS = ("avi",)  # FFmpeg's names of containers without presentation times of their own
 
 
@@ -105,7 +107,7 @@ def read_index(container: Any, stream: Any, max_frames: int) -> PacketIndex | No
     while len(rows) <= max_frames:
         try:
             packet = next(packets, None)
-        except (av.error.FFmpegError, OSError):
+        except DEMUX_ERRORS:
             broken, packet = True, None
         if packet is None:
             break
