@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.data.media import question, write_lines, write_video
+from timeexpert.data.build import build
 from timeexpert.data.loader import LoaderError, PlannedLoader
 from timeexpert.data.mixture import BatchPlanner, Mixture, MixtureError
+from timeexpert.data.shards import ShardDataset
 from timeexpert.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,6 +105,8 @@ def fail_on_serial_6(refs):
     return load(refs)
 
 
+# torch reports the death from a signal handler, which may strike inside a destructor; the loader reports it as well.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_worker_that_is_killed_is_an_error_and_not_a_hang():
     steps = iter(PlannedLoader(planner(), kill_self_on_serial_6, num_workers=1))
     with pytest.raises(LoaderError, match=r"a data worker died \(.*Lower num_workers \(1\) or prefetch \(2\)"):
@@ -125,6 +130,35 @@ def test_loading_draws_nothing_from_the_global_random_state():
 def test_a_state_of_other_data_is_refused():
     with pytest.raises(MixtureError, match="seed was 0, is 1"):
         PlannedLoader(planner(seed=1), load).load_state_dict(planner().state_dict())
+
+
+class ReadShards:
+    """What training does: the questions of a batch and their videos, from shards."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __call__(self, refs):
+        return [(self.dataset.sample(r.index).id, self.dataset.media(r.index)) for r in refs]
+
+
+@pytest.mark.parametrize(("workers", "method"), [(2, "fork"), (1, "spawn")])
+def test_real_shards_give_the_same_batches_from_any_worker_after_any_resume(tmp_path, workers, method):
+    for i in range(3):
+        write_video(tmp_path / "media" / f"v{i}.mp4", num_frames=4 + i)
+    rows = [question(f"q{i}", f"v{i % 3}.mp4", 0, 0.5) for i in range(7)]
+    build(write_lines(tmp_path / "s.jsonl", rows), tmp_path / "media", tmp_path / "out", shard_mb=0.01)
+    dataset = ShardDataset(tmp_path / "out")
+    dataset.media(0)  # a file is open here when the workers start
+
+    def plan():
+        return BatchPlanner(Mixture([len(dataset)], [1], seed=5), lambda ref: 1, max_samples=3)
+
+    whole = list(islice(PlannedLoader(plan(), ReadShards(dataset)), 6))
+    assert {id for batch, _ in whole[:3] for id, _ in batch} == {f"q{i}" for i in range(7)}
+    loader = PlannedLoader(plan(), ReadShards(dataset), workers, start_method=method)
+    loader.load_state_dict(whole[1][1])
+    assert list(islice(loader, 4)) == whole[2:]
 
 
 @pytest.mark.parametrize(
