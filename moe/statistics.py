@@ -96,6 +96,22 @@ class ExpertStatistics:
             gate.activation_rates.copy_(torch.where(seen, new, gate.activation_rates))
             self.step[i] = LayerStatistics.zeros(gate)
 
+    def state_tensors(self) -> dict[str, Tensor]:
+        """The open window, for a checkpoint (the moving average is a buffer of each gate)."""
+        out = {}
+        for i, s in enumerate(self.window):
+            values = {"routed": s.routed, "tokens": s.tokens, "fallback": s.fallback, "flipped": s.flipped}
+            values["steps"] = torch.tensor(s.steps)
+            out.update({f"statistics.{i}.{name}": value.detach().cpu().contiguous() for name, value in values.items()})
+        return out
+
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what :meth:`state_tensors` gave."""
+        for i, s in enumerate(self.window):
+            for name in ("routed", "tokens", "fallback", "flipped"):
+                getattr(s, name).copy_(tensors[f"statistics.{i}.{name}"])
+            s.steps = int(tensors[f"statistics.{i}.steps"])
+
     def to_json(self) -> list[dict[str, Any]]:
         """One record per layer for the window."""
         return [s.to_json(g, i) for i, (s, g) in enumerate(zip(self.window, self.gates, strict=True))]

@@ -77,13 +77,20 @@ class ShardDataset:
 
     def media(self, i: int) -> tuple[bytes, str]:
         """The media bytes of question ``i`` and the video's name; checked when first read in this process."""
-        video = self._video_of(i)
+        return self.video_media(self._video_of(i))
+
+    def video_media(self, video: int) -> tuple[bytes, str]:
+        """The media bytes and the name of video ``video``; checked when first read in this process."""
         entry = self.entries[video]
         data = self._read(entry.shard, entry.media)
         if video not in self._verified:
             self._check(data, entry.sha256, entry.shard, entry.media)
             self._verified.add(video)
         return data, self._record(video).video
+
+    def video(self, video: int) -> VideoRecord:
+        """Video ``video`` (a place in ``entries``), with all of its questions."""
+        return self._record(video)
 
     def close(self) -> None:
         """Close the open shards; reading opens them again."""

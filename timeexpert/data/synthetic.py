@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from multiprocessing import get_context
 from pathlib import Path
@@ -55,11 +55,11 @@ class SynthConfig:
     seed: int = 0
     images: bool = False
     min_duration_s: float = 20.0
-    max_duration_s: float = 32.0
+    max_duration_s: float = 40.0
     min_events: int = 2
     max_events: int = 3
-    min_event_s: float = 6.0
-    max_event_s: float = 12.0
+    min_event_s: float = 5.0
+    max_event_s: float = 10.0
     persistent: float = 0.0
     frame_rates: tuple[int, ...] = (4, 5, 8, 10)
     sizes: tuple[tuple[int, int], ...] = ((64, 64), (80, 64), (96, 96), (64, 80))
@@ -335,3 +335,41 @@ def synthesise(config: SynthConfig, out: Path, *, workers: int = 1) -> Iterator[
     temporary = out / "samples.jsonl.part"
     write_samples(temporary, samples)
     os.replace(temporary, out / "samples.jsonl")
+
+
+def mix_in_clips(folder: Path, out: Path) -> tuple[int, list[str]]:
+    """Add the clips of ``folder`` (its ``annotations.jsonl``: video, duration, events) to a synthesised data set.
+
+    Clips are copied into ``out/media/clips`` and their questions appended to ``out/samples.jsonl``, once.
+    Returns the number of questions and what was left out, with reasons.
+    """
+    import shutil
+
+    from timeexpert.data.formats import ConvertOptions, Rejected, convert
+
+    annotations = folder / "annotations.jsonl"
+    if not annotations.is_file():
+        raise UserError(f"{annotations}: no such file. --clips needs a folder with clips and an annotations.jsonl.")
+    target = out / "samples.jsonl"
+    samples = [Sample.from_json(json.loads(line)) for line in target.read_text(encoding="utf-8").splitlines()]
+    known = {sample.id for sample in samples}
+    left_out, added = [], []
+    for row in convert("timed_clips", annotations, ConvertOptions()):
+        if isinstance(row, Rejected):
+            left_out.append(f"{row.where}: {row.reason}")
+            continue
+        source = (folder / row.video).resolve()
+        if not source.is_relative_to(folder.resolve()) or not source.is_file():
+            left_out.append(f"{row.id}: {folder / row.video} is not a file inside {folder}")
+            continue
+        copy = out / "media" / "clips" / row.video
+        if not copy.is_file():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy.with_name(copy.name + ".part"))
+            os.replace(copy.with_name(copy.name + ".part"), copy)
+        if row.id not in known:
+            added.append(replace(row, video=f"clips/{row.video}"))
+    temporary = target.with_suffix(".part")
+    write_samples(temporary, [*samples, *added])
+    os.replace(temporary, target)
+    return len(added), left_out

@@ -2,7 +2,7 @@
 
 from .config import TimeExpertConfig
 from .generation import EventGrammarProcessor
-from .protocol import ModelOutput, VideoBatch, VideoLLM
+from .protocol import ModelOutput, VideoLLM
 from .timeexpert import TimeExpert
 
-__all__ = ["EventGrammarProcessor", "ModelOutput", "TimeExpert", "TimeExpertConfig", "VideoBatch", "VideoLLM"]
+__all__ = ["EventGrammarProcessor", "ModelOutput", "TimeExpert", "TimeExpertConfig", "VideoLLM"]

@@ -16,6 +16,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.aria.modeling_aria import AriaProjector
 
+from timeexpert.data.batch import VideoBatch
 from timeexpert.moe import Experts, ExpertStatistics, Gate, task_dependent_loss, z_loss
 from timeexpert.tokenization import TokenType
 
@@ -23,7 +24,7 @@ from .compressor import SlotCompressor
 from .config import TimeExpertConfig
 from .decoder import MoEDecoder
 from .number_tokens import TokenEmbedding, TokenHeads
-from .protocol import ModelOutput, VideoBatch
+from .protocol import ModelOutput
 from .vision import FrameEncoder
 
 STREAMS = ("text", "time", "score")

@@ -1,0 +1,221 @@
+"""The config of a run: model, text, data, stages, training, evaluation. One YAML file holds all of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from timeexpert.config import ConfigError
+from timeexpert.data.records import TASKS
+from timeexpert.data.synthetic import SynthConfig
+from timeexpert.moe import MoEConfig
+
+# What a stage may train: parameter-name prefixes of the TimeExpert model (see docs/stages.md).
+PARTS: dict[str, tuple[str, ...]] = {
+    "vision_tower": ("frame_encoder.vision_tower",),
+    "compression": ("frame_encoder.projector", "frame_encoder.compressor"),
+    "number_encoders": ("embedding.sync", "embedding.time_encoder", "embedding.score_encoder"),
+    "number_heads": ("heads.sync", "heads.time", "heads.score"),
+    "text": ("embedding.text", "heads.text"),
+    "decoder": ("decoder",),
+}
+TASK_MODULES = ("compression", "number_encoders", "number_heads")
+# FACTS A8: stage 1 trains visual compression, time/score encoders and heads; stage 2 the MoE decoder; stage 3
+# everything but the vision tower. "backbone" is ours: it stands in for published weights where there are none.
+KINDS: dict[str, tuple[str, ...]] = {
+    "backbone": tuple(PARTS),
+    "task_modules": TASK_MODULES,
+    "moe_pretraining": ("decoder",),
+    "sft": ("compression", "number_encoders", "number_heads", "text", "decoder"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """A transformers vision tower; ``extra`` goes to its config as it is."""
+
+    model_type: str = "idefics3_vision"
+    hidden_size: int = 1152
+    intermediate_size: int = 4304
+    num_hidden_layers: int = 27
+    num_attention_heads: int = 16
+    image_size: int = 490
+    patch_size: int = 14
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """Sizes of the MoE decoder (ARIA's by default)."""
+
+    hidden_size: int = 2560
+    num_hidden_layers: int = 28
+    num_attention_heads: int = 20
+    num_key_value_heads: int = 20
+    rope_theta: float = 5e6
+    max_position_embeddings: int = 65536
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise ConfigError(
+                f"hidden_size ({self.hidden_size}) is not divisible by num_attention_heads ({self.num_attention_heads})."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Everything that shapes the weights. ``pretrained``: a folder whose weights the run starts from."""
+
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    moe: MoEConfig = field(default_factory=MoEConfig)
+    compressor: Literal["vision", "projector", "queries"] = "projector"
+    tokens_per_frame: int = 8
+    projector_queries: dict[int, int] | None = None
+    time_digits: tuple[int, int] = (4, 1)
+    score_digits: tuple[int, int] = (1, 1)
+    initializer_range: float = 0.02
+    attention: str = "auto"
+    pretrained: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """``tokenizer``: a folder or name of a Hugging Face tokenizer, a folder with sentencepiece.model, or ``train``:
+    sentencepiece of ``vocab_size`` pieces, trained on the training data's prompts and answers."""
+
+    tokenizer: str = "train"
+    vocab_size: int = 512
+    prompt_format: Literal["aria", "chat_template"] = "aria"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Shard folders by name. ``cache_gib``: decoded frames kept in memory per process; 0 decodes every time."""
+
+    root: str = "."  # relative paths below start here
+    train: dict[str, str] = field(default_factory=dict)
+    eval: str | None = None
+    cache_gib: float = 0.0
+    num_workers: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """One training stage.
+
+    ``kind`` says what is trained (``trains`` overrides it with names of parts); ``mix`` maps data-set names to
+    weights; ``num_frames``: frames per video, one of them drawn per batch; ``snap``: target times to sampled
+    frames (``none`` keeps them, ``nearest`` as TRACE, ``inside``: first and last sampled frame of the event).
+    A batch holds at most ``batch_videos`` videos and ``batch_tokens`` padded tokens; ``accumulate`` batches
+    make one optimizer step.
+    """
+
+    name: str
+    kind: Literal["backbone", "task_modules", "moe_pretraining", "sft"]
+    steps: int
+    mix: dict[str, float]
+    trains: tuple[str, ...] | None = None
+    tasks: tuple[str, ...] = TASKS
+    num_frames: tuple[int, ...] = (128,)
+    sampling: Literal["random", "uniform"] = "random"
+    snap: Literal["none", "nearest", "inside"] = "none"
+    questions_per_video: int = 1
+    batch_videos: int | None = None
+    batch_tokens: int | None = 16384
+    max_tokens: int = 4096
+    accumulate: int = 1
+    lr: float = 5e-6
+    final_lr_ratio: float = 0.0
+    warmup_ratio: float = 0.01
+    weight_decay: float = 0.1
+    beta2: float = 0.95
+    calibrate_gates: bool = False
+    evaluate: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "questions_per_video", "accumulate", "max_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} ({getattr(self, name)}) must be 1 or more.")
+        if not self.num_frames or min(self.num_frames) < 1:
+            raise ConfigError(f"num_frames ({list(self.num_frames)}) must list numbers of 1 or more.")
+        if self.lr <= 0:
+            raise ConfigError(f"lr ({self.lr}) must be positive.")
+        for name in ("final_lr_ratio", "warmup_ratio"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} ({getattr(self, name)}) must be between 0 and 1.")
+        if not 0 < self.beta2 < 1:
+            raise ConfigError(f"beta2 ({self.beta2}) must be between 0 and 1.")
+        for task in self.tasks:
+            if task not in TASKS:
+                raise ConfigError(f"tasks: {task!r} is not one of {', '.join(TASKS)}.")
+        for part in self.trains or ():
+            if part not in PARTS:
+                raise ConfigError(f"trains: {part!r} is not one of {', '.join(PARTS)}.")
+        if not self.mix:
+            raise ConfigError(f"mix of stage {self.name!r} is empty; name at least one data set of data.train.")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts that are trained."""
+        return self.trains if self.trains is not None else KINDS[self.kind]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How every stage runs. ``precision``: ``auto`` is bf16 on a GPU and fp32 elsewhere."""
+
+    seed: int = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    gradient_checkpointing: bool = False
+    max_grad_norm: float = 1.0
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+    log_every: int = 10
+    experts_every: int = 100
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("checkpoint_every", "keep_checkpoints", "log_every", "experts_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} ({getattr(self, name)}) must be 1 or more.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Held-out evaluation: frames per video, questions per task (None: all), batch size, answer budget."""
+
+    num_frames: int = 128
+    max_questions: int | None = None
+    batch_size: int = 32
+    max_new_tokens: int = 512
+    max_events: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A whole run: stages are trained in order, each from the weights of the one before."""
+
+    name: str
+    stages: tuple[StageConfig, ...]
+    model: ModelConfig = field(default_factory=ModelConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    synth: dict[str, SynthConfig] = field(default_factory=dict)  # made by quickstart before training
+
+    def __post_init__(self) -> None:
+        names = [stage.name for stage in self.stages]
+        if not names:
+            raise ConfigError("stages is empty; list at least one.")
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"stages: the name {name!r} occurs twice; checkpoints are named after stages.")
+            if not name.replace("_", "").replace("-", "").isalnum():
+                raise ConfigError(f"stages: the name {name!r} must be letters, digits, '-' and '_': it names folders.")
+        for stage in self.stages:
+            for dataset in stage.mix:
+                if dataset not in self.data.train:
+                    known = ", ".join(self.data.train) or "none"
+                    raise ConfigError(f"stages.{stage.name}.mix names {dataset!r}, which data.train lacks ({known}).")

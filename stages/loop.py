@@ -1,0 +1,237 @@
+"""The one training loop. A stage is: what trains, which data, how many steps."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch.nn.utils import clip_grad_norm_
+from torch.utils.tensorboard import SummaryWriter
+
+from timeexpert.checkpoint import load_optimizer, load_trainer, optimizer_tensors, save_trainer, write_folder
+from timeexpert.data.batch import VideoBatch
+from timeexpert.data.loader import PlannedLoader
+from timeexpert.errors import UserError
+from timeexpert.model import TimeExpert
+from timeexpert.tokenization import TokenType
+
+from .config import StageConfig, TrainConfig
+from .optim import build_optimizer, freeze, learning_rate
+from .progress import StageProgress
+from .run_folder import RunFolder
+
+EMPTY_BATCHES_IN_A_ROW = 100
+
+
+class TrainingError(UserError):
+    """Training that cannot go on: a loss that is not finite, data of which nothing can be read."""
+
+
+class Stopped(Exception):
+    """SIGTERM or SIGINT: the state is saved, the process may end."""
+
+
+@dataclass
+class StageRun:
+    """One stage in progress: everything that a checkpoint holds."""
+
+    run: RunFolder
+    stage: StageConfig
+    train: TrainConfig
+    model: TimeExpert
+    loader: PlannedLoader[Any]
+    before: int  # global step at which the stage starts
+    save_model: Any  # callable(folder): weights and tokenizer
+    console: Console = field(default_factory=Console)
+
+    def __post_init__(self) -> None:
+        freeze(self.model, self.stage)
+        self.model.set_gradient_checkpointing(self.train.gradient_checkpointing)
+        self.optimizer = build_optimizer(self.model, self.stage)
+        self.statistics = self.model.statistics()
+        self.device = next(self.model.parameters()).device
+        self.step = 0
+        self.skipped = 0
+        self.stop = False
+
+    def execute(self) -> None:
+        """Run the stage from its last checkpoint, or from its start, to its end."""
+        self._resume()
+        writer = SummaryWriter(str(self.run.path / "tensorboard"), purge_step=self.before + self.step)
+        batches = self._batches()
+        if self.step == 0 and self.stage.calibrate_gates:
+            self.model.calibrate_gates(next(batches)[0].to(self.device))
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        with self._signals(), StageProgress(self.console, self.stage.name, self.step, self.stage.steps) as progress:
+            while self.step < self.stage.steps:
+                began = time.monotonic()
+                self.model.train()
+                micro = [next(batches)[0].to(self.device) for _ in range(self.stage.accumulate)]
+                figures = self._forward_backward(micro)
+                figures["grad_norm"] = float(clip_grad_norm_(trained, self.train.max_grad_norm))
+                figures["lr"] = learning_rate(self.stage, self.step)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = figures["lr"]
+                self.optimizer.step()
+                self.optimizer.zero_grad(set_to_none=True)
+                self.statistics.fold()
+                self.step += 1
+                tokens = sum(int(b.attention_mask.sum()) for b in micro)
+                figures["tokens_per_s"] = tokens / (time.monotonic() - began)
+                self._record(writer, figures, sum(len(b.sample_ids) for b in micro))
+                progress.update(self.step, figures["loss"], figures["tokens_per_s"])
+                if self.stop or (self.step % self.train.checkpoint_every == 0 and self.step < self.stage.steps):
+                    self.save()
+                if self.stop:
+                    raise Stopped
+        writer.close()
+
+    def _forward_backward(self, micro: list[VideoBatch]) -> dict[str, float]:
+        counts: dict[str, float] = {}
+        for batch in micro:
+            for name, count in self.model.label_counts(batch).items():
+                counts[name] = counts.get(name, 0.0) + count
+        figures: dict[str, float] = {"loss": 0.0}
+        for batch in micro:
+            with self._autocast():
+                out = self.model.training_step(batch, counts)
+            out.loss.backward()
+            types = self.model.token_types(batch.input_ids).reshape(-1)
+            self.statistics.update(out.routings, types, batch.attention_mask.reshape(-1))
+            figures["loss"] += float(out.loss.detach())
+            for name, value in out.losses.items():
+                key = {"z": "z_loss", "task": "aux_loss"}.get(name, f"loss_{name}")
+                figures[key] = figures.get(key, 0.0) + float(value.detach())
+        if not math.isfinite(figures["loss"]):
+            raise TrainingError(
+                f"the loss is {figures['loss']} at step {self.step} of stage {self.stage.name!r} "
+                f"(samples {', '.join(micro[0].sample_ids[:3])}, ...). Lower stages.{self.stage.name}.lr "
+                f"({self.stage.lr}) or train.max_grad_norm; the last checkpoint is in {self.run.checkpoints}."
+            )
+        return figures
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        precision = self.train.precision
+        if precision == "bf16" or (precision == "auto" and self.device.type == "cuda"):
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def _batches(self) -> Iterator[tuple[VideoBatch, dict[str, Any]]]:
+        """Readable batches; what was dropped is counted and written to dropped.jsonl with its reason."""
+        empty = 0
+        for batch, state in self.loader:
+            dropped = batch.dropped if isinstance(batch, VideoBatch) else batch
+            self._note_dropped(dropped)
+            if isinstance(batch, VideoBatch):
+                empty = 0
+                yield batch, state
+                continue
+            empty += 1
+            if empty == EMPTY_BATCHES_IN_A_ROW:
+                raise TrainingError(
+                    f"stage {self.stage.name!r}: {empty} batches in a row held nothing readable; the last reason: "
+                    f"{dropped[-1][1] if dropped else 'no questions'}. Run timeexpert data validate on the shards."
+                )
+
+    def _note_dropped(self, dropped: Any) -> None:
+        import json
+
+        self.skipped += len(dropped)
+        if not dropped:
+            return
+        with open(self.run.path / "dropped.jsonl", "a", encoding="utf-8") as out:
+            for sample, reason in dropped:
+                row = {"stage": self.stage.name, "step": self.step, "sample": sample, "reason": reason}
+                out.write(json.dumps(row) + "\n")
+
+    def _record(self, writer: SummaryWriter, figures: dict[str, float], samples: int) -> None:
+        place = {"stage": self.stage.name, "step": self.step, "global_step": self.before + self.step}
+        if self.step % self.train.log_every == 0 or self.step in (1, self.stage.steps):
+            self.run.record({"kind": "train", **place, **figures, "samples": samples, "skipped": self.skipped})
+            for name, value in figures.items():
+                writer.add_scalar(f"train/{name}", value, place["global_step"])
+        if self.step % self.train.experts_every == 0 or self.step == self.stage.steps:
+            layers = self.statistics.to_json()
+            types = [t.name.lower() for t in TokenType]
+            self.run.record({"kind": "experts", **place, "token_types": types, "layers": layers})
+            for layer in layers:
+                writer.add_scalar(f"experts/mean_k/{layer['layer']}", layer["mean_k"], place["global_step"])
+            self.statistics.reset()
+
+    def save(self) -> None:
+        """Write a checkpoint of this very step, then remove old ones."""
+        window = self.statistics.state_tensors()
+        tensors = {**optimizer_tensors(self.model, self.optimizer), **window, "rng.torch": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            tensors["rng.cuda"] = torch.cuda.get_rng_state()
+        state = {
+            "stage": self.stage.name,
+            "step": self.step,
+            "global_step": self.before + self.step,
+            "data": self.loader.state_dict(),
+            "skipped": self.skipped,
+        }
+
+        def fill(folder: Any) -> None:
+            self.save_model(folder)
+            save_trainer(folder, tensors, state)
+
+        write_folder(self.run.checkpoints / f"{self.stage.name}-{self.step:07d}", fill)
+        self.run.prune(self.stage.name, self.train.keep_checkpoints)
+
+    def _resume(self) -> None:
+        folder, problems = self.run.latest_checkpoint(self.stage.name)
+        for problem in problems:
+            self.console.print(f"[yellow]left out a damaged checkpoint:[/] {problem}", highlight=False)
+        if folder is None:
+            self.run.forget_after(self.before, evals=False)
+            return
+        from safetensors.torch import load_model
+
+        load_model(self.model, folder / "model.safetensors", device=str(self.device))
+        tensors, state = load_trainer(folder)
+        load_optimizer(self.model, self.optimizer, tensors)
+        self.statistics.load_state_tensors(tensors)
+        torch.set_rng_state(tensors["rng.torch"])
+        if "rng.cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["rng.cuda"])
+        self.loader.load_state_dict(state["data"])
+        self.step, self.skipped = state["step"], state["skipped"]
+        self.run.forget_after(self.before + self.step, evals=False)
+        self.console.print(f"continuing stage {self.stage.name} at step {self.step} of {self.stage.steps}")
+
+    def _signals(self) -> AbstractContextManager[None]:
+        return _StopOn(self)
+
+
+class _StopOn:
+    """SIGTERM and SIGINT ask for a checkpoint and an orderly stop; a second one is obeyed at once."""
+
+    def __init__(self, stage: StageRun) -> None:
+        self.stage = stage
+
+    def __enter__(self) -> None:
+        self.old = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGINT)}
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.old.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, _: FrameType | None) -> None:
+        self.stage.stop = True
+        signal.signal(number, self.old[number])
+
+
+def seed_everything(seed: int) -> None:
+    """torch and numpy; everything in the data follows from the config's seed by itself."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)

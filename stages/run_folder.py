@@ -1,0 +1,169 @@
+"""A run folder: config, metrics, checkpoints, finished models. One process at a time writes into it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from timeexpert import __version__
+from timeexpert.checkpoint import CheckpointError, recover, verify
+from timeexpert.config import dump, from_tree, to_tree
+from timeexpert.errors import UserError
+
+from .config import RunConfig
+
+# What may differ when a run is continued: it changes speed or reports, never the weights.
+FREE_KEYS = ("train.checkpoint_every", "train.keep_checkpoints", "train.log_every", "train.experts_every")
+FREE_KEYS += ("data.num_workers", "data.cache_gib", "data.root")
+
+
+class RunError(UserError):
+    """A run folder that cannot be used: another process writes into it, or its config is another one."""
+
+
+class RunFolder:
+    """Paths and records of one run. ``metrics.jsonl`` is append-only but for the rows a kill made stale."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.models = self.path / "models"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process. Raises :class:`RunError` when another one has it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / ".lock", "a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                owner = file.read().strip() or "unknown"
+                raise RunError(
+                    f"{self.path}: another process (pid {owner}) is writing into this run folder. "
+                    "Wait for it, stop it, or choose another folder with --out."
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    def start(self, config: RunConfig) -> None:
+        """Save the merged config and where it came from; on a second start, check that nothing else was asked."""
+        saved = self.path / "config.yaml"
+        if saved.is_file():
+            changes = list(_changes(config, saved))
+            if changes:
+                raise RunError(
+                    f"{saved}: this folder holds a run with another config: {'; '.join(changes[:5])}. "
+                    "Give the same settings to continue it, or another folder with --out."
+                )
+        else:
+            temporary = saved.with_suffix(".part")
+            temporary.write_text(dump(config), encoding="utf-8")
+            os.replace(temporary, saved)
+        self.checkpoints.mkdir(exist_ok=True)
+        self.models.mkdir(exist_ok=True)
+        recover(self.checkpoints)
+        recover(self.models)
+        row = {"argv": sys.argv, "versions": versions(), "git": git_state(), "platform": platform.platform()}
+        with open(self.path / "starts.jsonl", "a", encoding="utf-8") as out:
+            out.write(json.dumps(row) + "\n")
+
+    def record(self, row: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        with open(self.metrics, "a", encoding="utf-8") as out:
+            out.write(json.dumps(row) + "\n")
+
+    def forget_after(self, global_step: int, *, evals: bool) -> None:
+        """Drop metric rows of steps that will be done again, and a line that a kill cut in half.
+
+        ``evals``: whether evaluations recorded at exactly ``global_step`` are done again too.
+        """
+        if not self.metrics.is_file():
+            return
+        kept = []
+        for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            again = evals and row.get("kind") == "eval" and row["global_step"] == global_step
+            if row["global_step"] <= global_step and not again:
+                kept.append(line)
+        temporary = self.metrics.with_suffix(".part")
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        os.replace(temporary, self.metrics)
+
+    def latest_checkpoint(self, stage: str) -> tuple[Path | None, list[str]]:
+        """The newest undamaged checkpoint of a stage, and what was wrong with newer ones."""
+        problems = []
+        for folder in sorted(self.checkpoints.glob(f"{stage}-[0-9]*"), reverse=True):
+            try:
+                verify(folder)
+                return folder, problems
+            except CheckpointError as error:
+                problems.append(str(error))
+        return None, problems
+
+    def prune(self, stage: str, keep: int) -> None:
+        """Remove all but the newest ``keep`` checkpoints of a stage."""
+        found = sorted(self.checkpoints.glob(f"{stage}-[0-9]*"))
+        for folder in found[: len(found) - keep]:
+            shutil.rmtree(folder)
+
+
+def _changes(config: RunConfig, saved: Path) -> Iterator[str]:
+    import yaml
+
+    old = _flat(to_tree(from_tree(RunConfig, yaml.safe_load(saved.read_text(encoding="utf-8")))))
+    new = _flat(to_tree(config))
+    for key in sorted(old.keys() | new.keys()):
+        if key not in FREE_KEYS and old.get(key) != new.get(key):
+            yield f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
+
+
+def _flat(tree: Any, where: str = "") -> dict[str, Any]:
+    if isinstance(tree, dict) and tree:
+        return {k: v for key, node in tree.items() for k, v in _flat(node, f"{where}.{key}" if where else key).items()}
+    if isinstance(tree, list) and tree and isinstance(tree[0], dict):
+        return {k: v for i, node in enumerate(tree) for k, v in _flat(node, f"{where}.{node.get('name', i)}").items()}
+    return {where: tree}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    import numpy
+    import torch
+    import transformers
+
+    return {
+        "timeexpert": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "numpy": numpy.__version__,
+    }
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit and whether the tree differs from it; ``None`` outside a checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,410 @@
+"""A run from its config: text, model, stages in order, an evaluation after each, controls at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from timeexpert.checkpoint import write_folder
+from timeexpert.config import ConfigError, load, to_tree
+from timeexpert.data.collate import BatchLoader, Reading, VideoQuestions
+from timeexpert.data.frames import FrameReader
+from timeexpert.data.loader import PlannedLoader
+from timeexpert.data.mixture import BatchPlanner, Mixture, SampleRef
+from timeexpert.data.records import Sample
+from timeexpert.data.shards import ShardDataset
+from timeexpert.errors import UserError
+from timeexpert.evaluation.runner import Answer, choose, evaluate, mean_segment, score
+from timeexpert.model import TimeExpert, TimeExpertConfig
+from timeexpert.reports.run_report import Example
+from timeexpert.predict import INFERENCE, Clip, InferenceConfig, Predictor, Request
+from timeexpert.tokenization import EventCodec, EventSequence, NumberFormat
+from timeexpert.tokenization.text import HuggingFaceText, SentencePieceText, TextTokenizer, load_text
+
+from .config import RunConfig, StageConfig
+from .loop import StageRun, seed_everything
+from .run_folder import RunFolder
+
+NOISE_SEED = 1234
+
+
+@dataclass
+class Trainer:
+    """One run in one process. ``execute`` does what is not done yet and returns the summary."""
+
+    config: RunConfig
+    run: RunFolder
+    device: str = "auto"
+    console: Console = field(default_factory=Console)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.config.train.threads is not None:
+            torch.set_num_threads(self.config.train.threads)
+        auto = "cuda" if torch.cuda.is_available() else "cpu"
+        self.place = auto if self.device == "auto" else self.device
+        self.datasets: dict[str, ShardDataset] = {}
+        cache = int(self.config.data.cache_gib * 2**30)
+        self.reader = FrameReader(self.config.model.vision.image_size, cache)
+
+    def dataset(self, path: str) -> ShardDataset:
+        """A shard folder of the config, opened once; relative paths start at data.root."""
+        if path not in self.datasets:
+            self.datasets[path] = ShardDataset(Path(self.config.data.root) / path)
+        return self.datasets[path]
+
+    def execute(self, only: Sequence[str] = ()) -> dict[str, Any]:
+        """Train (only the named stages, or all), evaluate, write summary.json."""
+        names = [stage.name for stage in self.config.stages]
+        for name in only:
+            if name not in names:
+                raise ConfigError(f"--stage {name!r} is not a stage of this config; there are {', '.join(names)}.")
+        self.run.start(self.config)
+        seed_everything(self.config.train.seed)
+        text = self._text()
+        model = self._model(text)
+        before = 0
+        for stage in self.config.stages:
+            folder = self.run.models / stage.name
+            if (folder / INFERENCE).is_file():
+                model = TimeExpert.from_pretrained(folder, local_files_only=True).to(self.place)
+            elif not only or stage.name in only:
+                self._train(stage, model, text, before)
+                self._export(stage, model, text, before + stage.steps)
+            before += stage.steps
+            if (folder / INFERENCE).is_file() and self.config.data.eval and stage.evaluate:
+                self._evaluate(stage, model, text, before)
+        return self._summary(model, text, before)
+
+    def _text(self) -> TextTokenizer:
+        settings, kept = self.config.text, self.run.path / "text"
+        if kept.is_dir():
+            return load_text(kept)
+        if settings.tokenizer != "train":
+            text: TextTokenizer
+            if (Path(settings.tokenizer) / "sentencepiece.model").is_file():
+                text = load_text(settings.tokenizer)
+            else:
+                text = HuggingFaceText.load(settings.tokenizer, settings.prompt_format)
+        else:
+            datasets = [self.dataset(path) for path in self.config.data.train.values()]
+            texts = sorted({t for d in datasets for t in _texts(d)})
+            text = SentencePieceText.train(texts, settings.vocab_size, self.run.path / "text.part")
+            (self.run.path / "text.part" / "sentencepiece.model").unlink()
+            (self.run.path / "text.part").rmdir()
+        temporary = self.run.path / "text.part"
+        text.save(temporary)
+        os.replace(temporary, kept)
+        return text
+
+    def _model(self, text: TextTokenizer) -> TimeExpert:
+        pretrained = self.config.model.pretrained
+        if pretrained is not None:
+            model = TimeExpert.from_pretrained(pretrained, local_files_only=True)
+            if model.config.text_config.vocab_size != text.vocab_size:
+                raise ConfigError(
+                    f"model.pretrained ({pretrained}) has {model.config.text_config.vocab_size} text pieces, the tokenizer "
+                    f"has {text.vocab_size}. Set text.tokenizer to the tokenizer of these weights."
+                )
+        else:
+            model = TimeExpert(model_config(self.config, text))
+            model.embedding.initialise_numbers(text.digit_ids(), text.point_id())
+        return model.to(self.place)
+
+    def _codec(self, text: TextTokenizer) -> EventCodec:
+        model = self.config.model
+        return EventCodec(text, NumberFormat(*model.time_digits), NumberFormat(*model.score_digits))
+
+    def _loader(self, stage: StageConfig, text: TextTokenizer) -> PlannedLoader[Any]:
+        reading = Reading(
+            num_frames=stage.num_frames,
+            sampling=stage.sampling,
+            snap=stage.snap,
+            tasks=stage.tasks,
+            questions_per_video=stage.questions_per_video,
+            max_tokens=stage.max_tokens,
+            tokens_per_frame=self.config.model.tokens_per_frame,
+            seed=self.config.train.seed,
+        )
+        sources = [VideoQuestions(self.dataset(self.config.data.train[name]), stage.tasks) for name in stage.mix]
+        load = BatchLoader(sources, self.reader, self._codec(text), text, reading)
+        mixture = Mixture([len(s) for s in sources], list(stage.mix.values()), self.config.train.seed)
+
+        def refused(ref: SampleRef, length: int) -> None:
+            raise AssertionError(f"draw {ref} of {length} tokens: rows are cut at max_tokens")
+
+        planner = BatchPlanner(mixture, load.length, stage.batch_tokens, stage.batch_videos, on_drop=refused)
+        return PlannedLoader(planner, load, self.config.data.num_workers)
+
+    def _train(self, stage: StageConfig, model: TimeExpert, text: TextTokenizer, before: int) -> None:
+        began = time.monotonic()
+
+        def save_model(folder: Path) -> None:
+            model.save_pretrained(folder)
+            text.save(folder)
+
+        parts = ", ".join(stage.parts)
+        self.console.print(f"[bold]stage {stage.name}[/] ({stage.kind}): {stage.steps} steps, trains {parts}")
+        loader = self._loader(stage, text)
+        StageRun(self.run, stage, self.config.train, model, loader, before, save_model, self.console).execute()
+        self.seconds[stage.name] = time.monotonic() - began
+
+    def _export(self, stage: StageConfig, model: TimeExpert, text: TextTokenizer, global_step: int) -> None:
+        settings = self.config.eval
+        inference = InferenceConfig(
+            num_frames=settings.num_frames,
+            max_new_tokens=settings.max_new_tokens,
+            max_events=settings.max_events,
+            stage=stage.name,
+            global_step=global_step,
+        )
+
+        def fill(folder: Path) -> None:
+            model.save_pretrained(folder)
+            text.save(folder)
+            (folder / INFERENCE).write_text(json.dumps(to_tree(inference), indent=1), encoding="utf-8")
+
+        write_folder(self.run.models / stage.name, fill)
+        self.run.prune(stage.name, 0)
+
+    def held_out(self) -> list[Sample]:
+        """The questions that are asked after each stage."""
+        assert self.config.data.eval is not None
+        dataset = self.dataset(self.config.data.eval)
+        return choose([dataset.sample(i) for i in range(len(dataset))], self.config.eval.max_questions)
+
+    def _evaluate(self, stage: StageConfig, model: TimeExpert, text: TextTokenizer, step: int) -> None:
+        last = stage is self.config.stages[-1]
+        for control in (None, "noise_frames", "mean_segment") if last else (None,):
+            if self._recorded(stage.name, control):
+                continue
+            began = time.monotonic()
+            figures = self._figures(stage, control, model, text)
+            row = {"kind": "eval", "stage": stage.name, "global_step": step, "control": control, **figures}
+            self.run.record(row)
+            key = f"evaluate {stage.name}" + (f" {control}" if control else "")
+            self.seconds[key] = time.monotonic() - began
+
+    def _recorded(self, stage: str, control: str | None) -> bool:
+        return any(r["stage"] == stage and r.get("control") == control for r in _rows(self.run.metrics, "eval"))
+
+    def _figures(self, stage: StageConfig, control: str | None, model: TimeExpert, text: TextTokenizer) -> dict[str, Any]:
+        samples = self.held_out()
+        if control == "mean_segment":
+            samples = [s for s in samples if s.task == "moment_retrieval"]
+            training = [self.dataset(self.config.data.train[name]) for name in stage.mix]
+            seen = [d.sample(i) for d in training for i in range(len(d))]
+            return score(samples, mean_segment(samples, seen))
+        settings = self.config.eval
+        inference = InferenceConfig(settings.num_frames, settings.max_new_tokens, settings.max_events)
+        predictor = Predictor(model, text, inference, reader=self.reader)
+        noise = NOISE_SEED if control == "noise_frames" else None
+        assert self.config.data.eval is not None
+        ask = answerer(predictor, self.dataset(self.config.data.eval), noise)
+        name = stage.name if control is None else f"{stage.name}.{control}"
+        path = self.run.path / "predictions" / f"{name}.jsonl"
+        figures: dict[str, Any] = {}
+        with self.console.status("") as status:
+            for done, result in evaluate(samples, ask, batch_size=settings.batch_size, predictions=path):
+                status.update(f"evaluating {name}: {done} of {len(samples)} questions")
+                figures = result or figures
+        return figures
+
+    def examples(self, count: int = 8) -> list[Example]:
+        """Some held-out questions of the last evaluated stage with frames, truth and answer, for the report."""
+        stages = [r["stage"] for r in _rows(self.run.metrics, "eval") if r["control"] is None]
+        path = self.run.path / "predictions" / f"{stages[-1]}.jsonl" if stages else Path()
+        if not path.is_file() or self.config.data.eval is None:
+            return []
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        dataset = self.dataset(self.config.data.eval)
+        where = {dataset.sample(i).id: i for i in range(len(dataset))}
+        picked: list[dict[str, Any]] = []
+        for task, share in (("moment_retrieval", 0.5), ("dense_captioning", 0.25), ("highlight_detection", 0.25)):
+            own = [r for r in rows if r["task"] == task and r["error"] is None]
+            picked += [own[i * len(own) // max(1, round(count * share))] for i in range(round(count * share)) if own]
+        out = []
+        for row in picked:
+            i = where[row["id"]]
+            frames, times_s, duration_s = self.reader.read(
+                dataset.video_key(i), lambda i=i: dataset.media(i), self.config.eval.num_frames
+            )
+            told = None if row["prediction"] is None or row["problems"] else EventSequence.from_json(row["prediction"])
+            truth = EventSequence.from_json(row["truth"])
+            out.append(Example(frames, list(times_s), truth, told, row["prompt"], duration_s, row["video"]))
+        return out
+
+    def _summary(self, model: TimeExpert, text: TextTokenizer, steps: int) -> dict[str, Any]:
+        import resource
+
+        rows = _rows(self.run.metrics, "eval")
+        stages = [{"name": r["stage"], **flat_figures(r)} for r in rows if r["control"] is None]
+        controls = {r["control"]: flat_figures(r) for r in rows if r["control"] is not None}
+        old = self.run.path / "summary.json"
+        seconds = json.loads(old.read_text(encoding="utf-8")).get("seconds", {}) if old.is_file() else {}
+        summary = {
+            "stages": stages,
+            "controls": controls,
+            "parse_rate": stages[-1]["parse_rate"] if stages else None,
+            "unreadable": stages[-1]["unreadable"] if stages else None,
+            "steps": steps,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "seconds": {**seconds, **{k: round(v, 1) for k, v in self.seconds.items()}},
+            "peak_rss_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        }
+        write_json(old, summary)
+        return summary
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON in a file, atomically."""
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def flat_figures(row: dict[str, Any]) -> dict[str, Any]:
+    """The headline figures of an evaluation record, rounded to two decimals of a percent."""
+    moments, captions = row.get("moment_retrieval", {}), row.get("dense_captioning", {})
+    highlights = row.get("highlight_detection", {})
+    figures = {
+        "r1_0.3": moments.get("r1_0.3"),
+        "r1_0.5": moments.get("r1_0.5"),
+        "r1_0.7": moments.get("r1_0.7"),
+        "miou": moments.get("miou"),
+        "f1": captions.get("f1"),
+        "hit1": highlights.get("hit1"),
+        "parse_rate": row.get("parse_rate"),
+    }
+    out: dict[str, Any] = {k: round(v, 2) for k, v in figures.items() if v is not None}
+    return {**out, "unreadable": row.get("unreadable", 0), "questions": row.get("questions", 0)}
+
+
+def answerer(
+    predictor: Predictor, dataset: ShardDataset, noise_seed: int | None = None
+) -> Callable[[Sequence[Sample]], list[Answer]]:
+    """``evaluate``'s question function: reads the videos of a shard folder and asks ``predictor``."""
+    where = {dataset.sample(i).id: i for i in range(len(dataset))}
+
+    def ask(samples: Sequence[Sample]) -> list[Answer]:
+        answers: list[Answer | None] = []
+        requests: list[Request] = []
+        for sample in samples:
+            i = where[sample.id]
+            try:
+                read = predictor.reader.read(
+                    dataset.video_key(i), lambda i=i: dataset.media(i), predictor.config.num_frames
+                )
+            except UserError as error:
+                answers.append(Answer(None, error=str(error)))
+                continue
+            requests.append(Request(Clip(*read), sample.prompt, sample.task))
+            answers.append(None)
+        told = iter(predictor.answer(requests, noise_seed=noise_seed))
+        return [a if a is not None else _as_answer(next(told)) for a in answers]
+
+    return ask
+
+
+def _as_answer(prediction: Any) -> Answer:
+    row = prediction.to_json()
+    return Answer(prediction.events, row["problems"], row["frame_times_s"], row["duration_s"])
+
+
+def _rows(metrics: Path, kind: str) -> list[dict[str, Any]]:
+    if not metrics.is_file():
+        return []
+    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines() if line]
+    return [row for row in rows if row["kind"] == kind]
+
+
+def _texts(dataset: ShardDataset) -> list[str]:
+    samples = [dataset.sample(i) for i in range(len(dataset))]
+    return [t for s in samples for t in (s.prompt, *(e.text for e in s.events)) if t]
+
+
+def model_config(config: RunConfig, text: TextTokenizer) -> TimeExpertConfig:
+    """The transformers config that a run's model settings describe."""
+    model = config.model
+    vision = {k: v for k, v in to_tree(model.vision).items() if k != "extra"}
+    decoder = to_tree(model.decoder)
+    rope = {"rope_type": "default", "rope_theta": decoder.pop("rope_theta")}
+    attention = model.attention
+    if attention == "auto":
+        from transformers.utils import is_flash_attn_2_available
+
+        attention = "flash_attention_2" if is_flash_attn_2_available() else "sdpa"
+    return TimeExpertConfig(
+        vision_config={**vision, **model.vision.extra},
+        text_config={
+            **decoder,
+            "vocab_size": text.vocab_size,
+            "intermediate_size": model.moe.expert_dim,
+            "rope_parameters": rope,
+            "pad_token_id": text.pad_id,
+            "eos_token_id": text.eos_id,
+            "bos_token_id": None,
+        },
+        moe=to_tree(model.moe),
+        compressor=model.compressor,
+        tokens_per_frame=model.tokens_per_frame,
+        projector_queries=model.projector_queries,
+        time_digits=model.time_digits,
+        score_digits=model.score_digits,
+        initializer_range=model.initializer_range,
+        attn_implementation=attention,
+    )
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """One table: the figures after each stage, and the controls."""
+    table = Table(title="held-out videos (percent)")
+    names = {"r1_0.5": "R@1 IoU 0.5", "r1_0.7": "R@1 IoU 0.7", "miou": "mIoU", "f1": "dense F1", "hit1": "HIT@1"}
+    names["parse_rate"] = "parsed"
+    table.add_column("")
+    for title in names.values():
+        table.add_column(title, justify="right")
+
+    def cells(figures: dict[str, Any]) -> list[str]:
+        return [f"{figures[k]:.1f}" if figures.get(k) is not None else "-" for k in names]
+
+    for stage in summary["stages"]:
+        table.add_row(f"after {stage['name']}", *cells(stage))
+    table.add_section()
+    for name, figures in summary["controls"].items():
+        table.add_row({"noise_frames": "control: noise frames", "mean_segment": "control: mean segment"}[name], *cells(figures))
+    return table
+
+
+def figures_table(title: str, figures: dict[str, Any]) -> Table:
+    """Every figure of one evaluation, one row each."""
+    table = Table(title=title)
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for name, value in figures.items():
+        rows = value.items() if isinstance(value, dict) else [("", value)]
+        for key, number in rows:
+            if isinstance(number, (int, float)):
+                table.add_row(f"{name} {key}".strip(), f"{number:.2f}" if isinstance(number, float) else str(number))
+    return table
+
+
+def run_eval_data(run: Path) -> Path:
+    """The held-out shard folder that a run's config names."""
+    saved = run / "config.yaml"
+    if not saved.is_file():
+        raise UserError(f"{run}: no config.yaml, so it names no held-out data. Give a shard folder with --data.")
+    config = load(RunConfig, saved)
+    if config.data.eval is None:
+        raise UserError(f"{saved}: data.eval is not set. Give a shard folder with --data.")
+    inside = run / "data" / config.data.eval
+    return inside if inside.is_dir() else Path(config.data.root) / config.data.eval

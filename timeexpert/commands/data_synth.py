@@ -1,0 +1,67 @@
+"""``timeexpert data synth``: labelled MP4 videos of coloured shapes, with questions and exact answers."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "make labelled MP4 videos of moving shapes, with questions for every task and exact answers"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``timeexpert data synth``."""
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder for media/ and samples.jsonl")
+    parser.add_argument("--videos", type=int, default=100, metavar="N", help="how many (default 100)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files (default 0)")
+    parser.add_argument("--images", action="store_true", help="clips of a single frame, with general questions only")
+    parser.add_argument("--min-duration-s", type=float, default=20.0, metavar="S", help="shortest video (default 20)")
+    parser.add_argument("--max-duration-s", type=float, default=40.0, metavar="S", help="longest video (default 40)")
+    parser.add_argument("--min-events", type=int, default=2, metavar="N", help="fewest events per video (default 2)")
+    parser.add_argument("--max-events", type=int, default=3, metavar="N", help="most events per video (default 3)")
+    parser.add_argument("--min-event-s", type=float, default=5.0, metavar="S", help="shortest event (default 5)")
+    parser.add_argument("--max-event-s", type=float, default=10.0, metavar="S", help="longest event (default 10)")
+    parser.add_argument(
+        "--persistent",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of shapes that stay on screen and act only during their event: harder (default 0)",
+    )
+    parser.add_argument(
+        "--clips", type=Path, metavar="DIR", help="also take in the clips of a folder with an annotations.jsonl"
+    )
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that draw and encode (default 1)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the data set; a killed run continues with the same command."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from timeexpert.data.synthetic import SynthConfig, mix_in_clips, synthesise
+
+    config = SynthConfig(
+        videos=args.videos,
+        seed=args.seed,
+        images=args.images,
+        min_duration_s=args.min_duration_s,
+        max_duration_s=args.max_duration_s,
+        min_events=args.min_events,
+        max_events=args.max_events,
+        min_event_s=args.min_event_s,
+        max_event_s=args.max_event_s,
+        persistent=args.persistent,
+    )
+    console = Console()
+    steps = synthesise(config, args.out, workers=args.workers)
+    for _ in track(steps, total=config.videos, description="videos", console=console):
+        pass
+    if args.clips is not None:
+        taken, left_out = mix_in_clips(args.clips, args.out)
+        console.print(f"{taken} questions about clips of {args.clips}", highlight=False)
+        for reason in left_out:
+            console.print(f"[yellow]left out[/] {reason}", highlight=False)
+    questions = sum(1 for _ in open(args.out / "samples.jsonl", encoding="utf-8"))
+    console.print(f"{config.videos} videos, {questions} questions in {args.out}", highlight=False)
+    console.print(f"next: timeexpert data build {args.out}/samples.jsonl --media {args.out}/media -o SHARDS")
+    return 0

@@ -1,0 +1,69 @@
+"""``timeexpert predict RUN video.mp4 "when does ..."``: events on the screen, a timeline as PNG."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "ask a trained model about a video: prints events and draws a timeline"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``timeexpert predict``."""
+    parser.add_argument("model", type=Path, metavar="RUN", help="run folder, or a model folder such as checkpoints/tiny")
+    parser.add_argument("video", type=Path, metavar="VIDEO", help="a video file")
+    parser.add_argument("prompt", metavar="PROMPT", help='for example "When does the red circle grow?"')
+    parser.add_argument(
+        "--task",
+        choices=("general", "dense_captioning", "moment_retrieval", "highlight_detection", "action_segmentation"),
+        help="what kind of answer is wanted; without it the model may answer in any form",
+    )
+    parser.add_argument("--num-frames", type=int, metavar="N", help="frames to look at (default: as trained)")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="timeline picture (default: VIDEO's name in this folder)")
+    parser.add_argument("--no-png", action="store_true", help="no picture")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer one question about one video."""
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from timeexpert.errors import UserError
+    from timeexpert.predict import Predictor, Request
+    from timeexpert.reports.timeline import draw_timeline
+
+    if args.num_frames is not None and args.num_frames < 1:
+        raise UserError(f"--num-frames ({args.num_frames}) must be 1 or more.")
+    if not args.video.is_file():
+        raise UserError(f"{args.video}: no such file. Give the path of a video.")
+    predictor = Predictor.load(args.model, device=args.device)
+    clip = predictor.clip(args.video, num_frames=args.num_frames)
+    answer = predictor.answer([Request(clip, args.prompt, args.task)])[0]
+    picture = None
+    if not args.no_png:
+        picture = args.png or Path(f"{args.video.stem}.timeline.png")
+        pictured = predictor.frames_for_display(args.video, answer.frame_times_s)
+        draw_timeline(pictured, answer.frame_times_s, None, answer.events, clip.duration_s, args.prompt, picture)
+    if args.json:
+        row = {"video": str(args.video), "prompt": args.prompt, **answer.to_json(), "picture": picture and str(picture)}
+        print(json.dumps(row, allow_nan=False))
+        return 0
+    console = Console()
+    table = Table(title=f"{args.video.name} ({clip.duration_s:.1f} s): {args.prompt}")
+    for title in ("start", "end", "score", "text"):
+        table.add_column(title, justify="left" if title == "text" else "right")
+    for event in answer.events:
+        times = ["-" if t is None else f"{t:.1f} s" for t in (event.start_s, event.end_s)]
+        table.add_row(*times, ", ".join(f"{s:g}" for s in event.scores) or "-", event.text)
+    console.print(table)
+    for problem in answer.problems:
+        console.print(f"[yellow]did not parse[/] at token {problem.position}: {problem.reason}", highlight=False)
+    seen = ", ".join(f"{t:.1f}" for t in answer.frame_times_s)
+    console.print(f"frames seen at {seen} s", highlight=False)
+    if picture is not None:
+        console.print(f"timeline: {picture}", highlight=False)
+    return 0

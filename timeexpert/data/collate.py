@@ -1,0 +1,225 @@
+"""From draws to batches: read the questions of a video, sample its frames, write tokens, pad.
+
+The questions of one video are packed behind its frames, each seeing the frames and itself only, so the frames
+are encoded once for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from timeexpert.data.batch import VideoBatch
+from timeexpert.data.frames import FrameReader
+from timeexpert.data.mixture import SampleRef
+from timeexpert.data.records import Sample
+from timeexpert.data.shards import ShardDataset
+from timeexpert.errors import UserError
+from timeexpert.tokenization import Event, EventCodec, EventSequence, NumberFormatError
+from timeexpert.tokenization.interleave import snap_events
+from timeexpert.tokenization.text import TextTokenizer
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How videos become token rows in one stage. ``num_frames``: one of these is drawn per video's draw."""
+
+    num_frames: tuple[int, ...]
+    sampling: str = "random"
+    snap: str = "none"
+    tasks: tuple[str, ...] = ()
+    questions_per_video: int = 1
+    max_tokens: int = 4096
+    tokens_per_frame: int = 8
+    seed: int = 0
+
+
+@dataclass
+class Row:
+    """One video with its questions, as lists of ids; ``frames`` uint8 [n, H, W, 3]."""
+
+    ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    turns: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    frames: np.ndarray | None = None
+    sample_ids: list[str] = field(default_factory=list)
+
+    def add(self, ids: Sequence[int], turn: int, start: int, labelled: bool) -> None:
+        """Append ids of one turn at positions ``start``, ``start + 1``, ..."""
+        self.ids += ids
+        self.labels += ids if labelled else [-100] * len(ids)
+        self.turns += [turn] * len(ids)
+        self.positions += range(start, start + len(ids))
+
+
+def video_ids(codec: EventCodec, prefix: Sequence[int], times_s: Sequence[float], tokens_per_frame: int) -> list[int]:
+    """``prefix``, then per frame its vision placeholders and its timestamp (paper: 8 + 6)."""
+    ids = list(prefix)
+    for time_s in times_s:
+        ids += [codec.ids.vision] * tokens_per_frame
+        ids += codec.encode_frame_time(time_s)
+    return ids
+
+
+def build_row(
+    codec: EventCodec,
+    text: TextTokenizer,
+    samples: Sequence[Sample],
+    frames: np.ndarray,
+    times_s: np.ndarray,
+    reading: Reading,
+) -> tuple[Row, list[tuple[str, str]]]:
+    """The token row of one video with several questions, and what was left out with its reason.
+
+    Questions that would exceed ``max_tokens`` are left out whole; the first one may lose trailing events
+    instead (never a part of an event).
+    """
+    row, dropped = Row(frames=frames), []
+    prefix, _ = text.prompt("")
+    row.add(video_ids(codec, prefix, [float(t) for t in times_s], reading.tokens_per_frame), 0, 0, False)
+    start = len(row.ids)
+    for sample in samples:
+        _, suffix = text.prompt(sample.prompt)
+        events = _distinct(snap_events(sample.events, list(times_s), reading.snap))  # type: ignore[arg-type]
+        try:
+            answer = codec.encode(events)
+            room = reading.max_tokens - len(row.ids) - len(suffix)
+            kept = len(events)
+            while len(answer) > room and kept > 1 and not row.sample_ids:
+                kept -= 1
+                answer = codec.encode(EventSequence(events.events[:kept]))
+            if len(answer) > room:
+                dropped.append((sample.id, f"does not fit into max_tokens ({reading.max_tokens})"))
+                continue
+            if kept < len(events):
+                dropped.append((sample.id, f"{len(events) - kept} of {len(events)} events cut at max_tokens"))
+        except NumberFormatError as error:
+            dropped.append((sample.id, str(error)))
+            continue
+        turn = len(row.sample_ids) + 1
+        row.add(suffix, turn, start, False)
+        row.add(answer, turn, start + len(suffix), True)
+        row.sample_ids.append(sample.id)
+    return row, dropped
+
+
+def _distinct(events: EventSequence) -> EventSequence:
+    """Without points that snapping moved onto the time of the event before them (two clips, one frame)."""
+    kept: list[Event] = []
+    for event in events:
+        if not (kept and len(event.times_s) == 1 and event.times_s == kept[-1].times_s):
+            kept.append(event)
+    return EventSequence(tuple(kept))
+
+
+def pad_rows(rows: Sequence[Row], pad_id: int, dropped: Sequence[tuple[str, str]] = ()) -> VideoBatch:
+    """Rows of different lengths as one batch, padded on the right."""
+    size = max(len(row.ids) for row in rows)
+
+    def table(name: str, fill: int) -> torch.Tensor:
+        out = torch.full((len(rows), size), fill)
+        for i, row in enumerate(rows):
+            values = getattr(row, name)
+            out[i, : len(values)] = torch.tensor(values)
+        return out
+
+    turns = table("turns", -1)
+    frames = np.concatenate([row.frames for row in rows if row.frames is not None])
+    return VideoBatch(
+        input_ids=table("ids", pad_id),
+        attention_mask=turns >= 0,
+        labels=table("labels", -100),
+        pixel_values=torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous(),
+        position_ids=table("positions", 0),
+        turns=turns,
+        sample_ids=tuple(i for row in rows for i in row.sample_ids),
+        dropped=tuple(dropped),
+    )
+
+
+class VideoQuestions:
+    """The videos of one shard folder that have questions of the wanted tasks: what a mixture draws from."""
+
+    def __init__(self, dataset: ShardDataset, tasks: Sequence[str]) -> None:
+        self.dataset, self.tasks = dataset, frozenset(tasks)
+        self.videos = [i for i, entry in enumerate(dataset.entries) if self.tasks & set(entry.tasks)]
+        if not self.videos:
+            raise UserError(f"{dataset.path}: no video has a question of the tasks {', '.join(sorted(self.tasks))}.")
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def pick(self, index: int, count: int, rng: np.random.Generator) -> list[Sample]:
+        """At most ``count`` questions of the ``index``-th video, in random order."""
+        samples = [s for s in self.dataset.video(self.videos[index]).samples if s.task in self.tasks]
+        return [samples[i] for i in rng.permutation(len(samples))[:count]]
+
+
+class BatchLoader:
+    """Turns the draws of a planned batch into a :class:`VideoBatch`; pickles, so that workers can hold it.
+
+    Everything random follows from (seed, draw), so a batch is the same in any worker and after any resume.
+    What cannot be read is named in ``VideoBatch.dropped``, never replaced.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[VideoQuestions],
+        reader: FrameReader,
+        codec: EventCodec,
+        text: TextTokenizer,
+        reading: Reading,
+    ) -> None:
+        self.sources, self.reader, self.codec, self.text, self.reading = sources, reader, codec, text, reading
+
+    def _rng(self, ref: SampleRef) -> np.random.Generator:
+        return np.random.default_rng([self.reading.seed, ref.dataset, ref.serial])
+
+    def length(self, ref: SampleRef) -> int:
+        """Tokens of a draw, before decoding anything (an upper bound: a short clip has fewer frames)."""
+        rng, reading = self._rng(ref), self.reading
+        frames = int(rng.choice(reading.num_frames))
+        samples = self.sources[ref.dataset].pick(ref.index, reading.questions_per_video, rng)
+        per_frame = reading.tokens_per_frame + self.codec.time_format.width
+        total = len(self.text.prompt("")[0]) + frames * per_frame
+        for sample in samples:
+            try:
+                total += len(self.text.prompt(sample.prompt)[1]) + len(self.codec.encode(sample.events))
+            except NumberFormatError:
+                continue  # reported when the batch is loaded
+        return min(total, reading.max_tokens)
+
+    def row(self, ref: SampleRef) -> tuple[Row | None, list[tuple[str, str]]]:
+        """One draw as a token row, and what was left out."""
+        rng, reading, source = self._rng(ref), self.reading, self.sources[ref.dataset]
+        count = int(rng.choice(reading.num_frames))
+        samples = source.pick(ref.index, reading.questions_per_video, rng)
+        video = source.videos[ref.index]
+        mode = "random" if reading.sampling == "random" else "uniform"
+        try:
+            frames, times_s, _ = self.reader.read(
+                source.dataset.entries[video].sha256,
+                lambda: source.dataset.video_media(video),
+                count,
+                mode,  # type: ignore[arg-type]
+                rng,
+            )
+        except UserError as error:
+            return None, [(sample.id, str(error)) for sample in samples]
+        shown_s = np.array([float(self.codec.time_format.quantize(t)) for t in times_s])
+        row, dropped = build_row(self.codec, self.text, samples, frames, shown_s, reading)
+        return (row if row.sample_ids else None), dropped
+
+    def __call__(self, refs: list[SampleRef]) -> VideoBatch | list[tuple[str, str]]:
+        """The batch of ``refs``; only the reasons when nothing of it could be read."""
+        rows, dropped = [], []
+        for ref in refs:
+            row, left_out = self.row(ref)
+            dropped += left_out
+            if row is not None:
+                rows.append(row)
+        return pad_rows(rows, self.text.pad_id, dropped) if rows else dropped

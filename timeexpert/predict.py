@@ -1,0 +1,194 @@
+"""Predictor: video and prompt in, events out. The one inference path of evaluation, serving and the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from timeexpert.checkpoint import CheckpointError, verify
+from timeexpert.data.collate import video_ids
+from timeexpert.data.frames import FrameReader, Source
+from timeexpert.data.video import Video
+from timeexpert.model import EventGrammarProcessor, TimeExpert
+from timeexpert.tokenization import EventCodec, EventGrammar, EventSequence, GrammarLimits, Problem
+from timeexpert.tokenization.text import TextTokenizer, load_text
+
+INFERENCE = "inference.json"
+# What an answer of each task looks like: times per event, scores per event. Free prompts may be anything.
+TASK_LIMITS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "general": ((0,), (0,)),
+    "dense_captioning": ((2,), (0,)),
+    "action_segmentation": ((2,), (0,)),
+    "moment_retrieval": ((2,), (0,)),
+    "highlight_detection": ((1,), (1,)),
+}
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """How a model is asked: kept beside its weights in ``inference.json``."""
+
+    num_frames: int = 128
+    max_new_tokens: int = 512
+    max_events: int = 64
+    stage: str = ""
+    global_step: int = 0
+
+    @classmethod
+    def read(cls, folder: Path) -> InferenceConfig:
+        """The settings of a model folder. Raises :class:`CheckpointError`."""
+        try:
+            return cls(**json.loads((folder / INFERENCE).read_text(encoding="utf-8")))
+        except (OSError, json.JSONDecodeError, TypeError) as error:
+            raise CheckpointError(f"{folder / INFERENCE}: cannot be read: {error}. Use a folder under RUN/models.") from None
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Sampled frames of one video: uint8 [n, H, W, 3], their times, the video's duration (seconds)."""
+
+    frames: np.ndarray
+    times_s: np.ndarray
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question about one clip. ``task`` narrows the grammar (see ``TASK_LIMITS``)."""
+
+    clip: Clip
+    prompt: str
+    task: str | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer: events, what did not parse, and which frame times the model saw."""
+
+    events: EventSequence
+    problems: list[Problem] = field(default_factory=list)
+    frame_times_s: tuple[float, ...] = ()
+    duration_s: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON object; times in seconds."""
+        return {
+            "events": self.events.to_json(),
+            "problems": [{"position": p.position, "reason": p.reason} for p in self.problems],
+            "frame_times_s": list(self.frame_times_s),
+            "duration_s": self.duration_s,
+        }
+
+
+def resolve_model(path: str | Path) -> Path:
+    """The model folder of a run (its last finished stage) or of a path that is one already."""
+    path = Path(path)
+    if (path / INFERENCE).is_file():
+        return path
+    found = [p.parent for p in path.glob(f"models/*/{INFERENCE}")]
+    if not found:
+        raise CheckpointError(
+            f"{path}: neither a model folder (no {INFERENCE}) nor a run with a finished stage (no models/*/{INFERENCE}). "
+            "Give a run folder after its first stage, or checkpoints/tiny."
+        )
+    return max(found, key=lambda p: InferenceConfig.read(p).global_step)
+
+
+class Predictor:
+    """Asks a model. Greedy and deterministic; every answer follows the event grammar, so it parses."""
+
+    def __init__(
+        self, model: TimeExpert, text: TextTokenizer, config: InferenceConfig, *, reader: FrameReader | None = None
+    ) -> None:
+        self.model, self.text, self.config = model, text, config
+        formats = model.config
+        self.codec = EventCodec(text, formats.time_format, formats.score_format)
+        self.reader = reader or FrameReader(formats.vision_config.image_size)
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str = "auto") -> Predictor:
+        """From a run folder or a model folder. Raises :class:`CheckpointError` where something is damaged."""
+        folder = resolve_model(path)
+        verify(folder)
+        config = InferenceConfig.read(folder)
+        model = TimeExpert.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        return cls(model.to(place).eval(), load_text(str(folder)), config)
+
+    def clip(self, source: Source, *, name: str | None = None, num_frames: int | None = None) -> Clip:
+        """Uniformly sampled frames of a video file or of its bytes. Raises ``VideoError``."""
+        label = name or (str(source) if not isinstance(source, bytes) else "video")
+        return Clip(*self.reader.read(label, lambda: (source, label), num_frames or self.config.num_frames))
+
+    def frames_for_display(self, source: Source, times_s: Sequence[float], height: int = 144) -> np.ndarray:
+        """The frames that the model saw, in their own proportions: uint8 [n, height, W, 3]."""
+        with Video.open(source) as video:
+            width = max(2, round(height * video.info.width / video.info.height))
+            # the model reads rounded times; half a step later the same frame is still on screen
+            return video.frames_at(np.asarray(times_s) + self.codec.time_format.resolution / 2, (height, width))[0]
+
+    def ask(self, source: Source, prompt: str, *, task: str | None = None, name: str | None = None) -> Prediction:
+        """Events of one video for one prompt."""
+        return self.answer([Request(self.clip(source, name=name), prompt, task)])[0]
+
+    def limits(self, request: Request) -> GrammarLimits:
+        """What the answer may hold: the task's counts, times within the video, the token budget."""
+        times, scores = TASK_LIMITS.get(request.task or "", ((0, 1, 2), (0, 1)))
+        return GrammarLimits(
+            times=times,
+            scores=scores,
+            max_events=1 if times == (0,) else self.config.max_events,
+            max_tokens=self.config.max_new_tokens,
+            max_time_s=request.clip.duration_s,
+        )
+
+    def prompt_ids(self, request: Request) -> tuple[list[int], tuple[float, ...]]:
+        """Token ids up to where the answer begins, and the frame times as the model reads them."""
+        shown_s = tuple(float(self.codec.time_format.quantize(t)) for t in request.clip.times_s)
+        prefix, suffix = self.text.prompt(request.prompt)
+        return [*video_ids(self.codec, prefix, shown_s, self.model.config.tokens_per_frame), *suffix], shown_s
+
+    @torch.inference_mode()
+    def answer(self, requests: Sequence[Request], *, noise_seed: int | None = None) -> list[Prediction]:
+        """Answers of a batch, in order. ``noise_seed`` replaces every frame by noise: the control that shows
+        what the model knows without looking."""
+        if not requests:
+            return []
+        self.model.eval()
+        device = next(self.model.parameters()).device
+        built = [self.prompt_ids(request) for request in requests]
+        longest = max(len(ids) for ids, _ in built)
+        input_ids = torch.full((len(built), longest), self.text.pad_id)
+        mask = torch.zeros(input_ids.shape, dtype=torch.long)
+        for i, (ids, _) in enumerate(built):
+            input_ids[i, longest - len(ids) :] = torch.tensor(ids)
+            mask[i, longest - len(ids) :] = 1
+        frames = np.concatenate([request.clip.frames for request in requests])
+        if noise_seed is not None:
+            frames = np.random.default_rng(noise_seed).integers(0, 256, frames.shape, dtype=np.uint8)
+        grammars = [EventGrammar(self.codec, self.limits(request)) for request in requests]
+        out = self.model.generate(
+            input_ids.to(device),
+            pixel_values=torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous().to(device),
+            attention_mask=mask.to(device),
+            max_new_tokens=self.config.max_new_tokens,
+            do_sample=False,
+            logits_processor=[EventGrammarProcessor(grammars, longest, self.text.special_ids)],
+            pad_token_id=self.text.pad_id,
+            eos_token_id=self.text.eos_id,
+        )
+        predictions = []
+        for request, (_, shown_s), ids in zip(requests, built, out[:, longest:].tolist(), strict=True):
+            events, problems = self.codec.decode(ids)
+            predictions.append(Prediction(events, problems, shown_s, request.clip.duration_s))
+        return predictions
+
+    def with_config(self, **changes: Any) -> Predictor:
+        """The same model asked differently, for example with another ``num_frames``."""
+        return Predictor(self.model, self.text, replace(self.config, **changes), reader=self.reader)
