@@ -24,7 +24,7 @@ class MoELayer(nn.Module):
         """x_BSD (B, S, D), type_BS (B, S) int64 token types -> output (B, S, D) and what the gate decided."""
         x_TD = x_BSD.reshape(-1, x_BSD.shape[-1])
         routing = self.gate(x_TD, type_BS.reshape(-1))
-        rows_PD = self.experts(x_TD[routing.token_P], routing.tokens_per_expert_E)
+        rows_PD = self.experts(x_TD.index_select(0, routing.token_P), routing.tokens_per_expert_E)
         rows_PD = rows_PD * routing.weight_P[:, None].to(rows_PD.dtype)
         y_TD = torch.zeros_like(x_TD).index_add(0, routing.token_P, rows_PD.to(x_TD.dtype))
         y_BSD = y_TD.view_as(x_BSD)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from transformers.utils.logging import disable_progress_bar
 
 from timeexpert.checkpoint import write_folder
 from timeexpert.config import ConfigError, load, to_tree
@@ -25,8 +26,8 @@ from timeexpert.data.shards import ShardDataset
 from timeexpert.errors import UserError
 from timeexpert.evaluation.runner import Answer, choose, evaluate, mean_segment, score
 from timeexpert.model import TimeExpert, TimeExpertConfig
-from timeexpert.reports.run_report import Example
 from timeexpert.predict import INFERENCE, Clip, InferenceConfig, Predictor, Request
+from timeexpert.reports.run_report import Example
 from timeexpert.tokenization import EventCodec, EventSequence, NumberFormat
 from timeexpert.tokenization.text import HuggingFaceText, SentencePieceText, TextTokenizer, load_text
 
@@ -50,6 +51,7 @@ class Trainer:
     def __post_init__(self) -> None:
         if self.config.train.threads is not None:
             torch.set_num_threads(self.config.train.threads)
+        disable_progress_bar()  # transformers' bar for one small file would only flicker
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         self.place = auto if self.device == "auto" else self.device
         self.datasets: dict[str, ShardDataset] = {}
@@ -112,8 +114,8 @@ class Trainer:
             model = TimeExpert.from_pretrained(pretrained, local_files_only=True)
             if model.config.text_config.vocab_size != text.vocab_size:
                 raise ConfigError(
-                    f"model.pretrained ({pretrained}) has {model.config.text_config.vocab_size} text pieces, the tokenizer "
-                    f"has {text.vocab_size}. Set text.tokenizer to the tokenizer of these weights."
+                    f"model.pretrained ({pretrained}) has {model.config.text_config.vocab_size} text pieces, the "
+                    f"tokenizer has {text.vocab_size}. Set text.tokenizer to the tokenizer of these weights."
                 )
         else:
             model = TimeExpert(model_config(self.config, text))
@@ -197,7 +199,9 @@ class Trainer:
     def _recorded(self, stage: str, control: str | None) -> bool:
         return any(r["stage"] == stage and r.get("control") == control for r in _rows(self.run.metrics, "eval"))
 
-    def _figures(self, stage: StageConfig, control: str | None, model: TimeExpert, text: TextTokenizer) -> dict[str, Any]:
+    def _figures(
+        self, stage: StageConfig, control: str | None, model: TimeExpert, text: TextTokenizer
+    ) -> dict[str, Any]:
         samples = self.held_out()
         if control == "mean_segment":
             samples = [s for s in samples if s.task == "moment_retrieval"]
@@ -381,7 +385,9 @@ def summary_table(summary: dict[str, Any]) -> Table:
         table.add_row(f"after {stage['name']}", *cells(stage))
     table.add_section()
     for name, figures in summary["controls"].items():
-        table.add_row({"noise_frames": "control: noise frames", "mean_segment": "control: mean segment"}[name], *cells(figures))
+        table.add_row(
+            {"noise_frames": "control: noise frames", "mean_segment": "control: mean segment"}[name], *cells(figures)
+        )
     return table
 
 

@@ -132,7 +132,9 @@ def load_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer, ten
             continue
         name, field = key.removeprefix("optimizer.").rsplit(".", 1)
         if name not in parameters:
-            raise CheckpointError(f"the optimizer state names {name!r}, which the model lacks: another model's checkpoint.")
+            raise CheckpointError(
+                f"the optimizer state names {name!r}, which the model lacks: another model's checkpoint."
+            )
         parameter = parameters[name]
         place = value if field == "step" else value.to(parameter.device)
         state.setdefault(parameter, {})[field] = place.clone()

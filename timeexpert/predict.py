@@ -12,11 +12,10 @@ import numpy as np
 import torch
 
 from timeexpert.checkpoint import CheckpointError, verify
-from timeexpert.data.collate import video_ids
 from timeexpert.data.frames import FrameReader, Source
 from timeexpert.data.video import Video
 from timeexpert.model import EventGrammarProcessor, TimeExpert
-from timeexpert.tokenization import EventCodec, EventGrammar, EventSequence, GrammarLimits, Problem
+from timeexpert.tokenization import EventCodec, EventGrammar, EventSequence, GrammarLimits, Problem, interleave
 from timeexpert.tokenization.text import TextTokenizer, load_text
 
 INFERENCE = "inference.json"
@@ -46,7 +45,9 @@ class InferenceConfig:
         try:
             return cls(**json.loads((folder / INFERENCE).read_text(encoding="utf-8")))
         except (OSError, json.JSONDecodeError, TypeError) as error:
-            raise CheckpointError(f"{folder / INFERENCE}: cannot be read: {error}. Use a folder under RUN/models.") from None
+            raise CheckpointError(
+                f"{folder / INFERENCE}: cannot be read: {error}. Use a folder under RUN/models."
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ def resolve_model(path: str | Path) -> Path:
     found = [p.parent for p in path.glob(f"models/*/{INFERENCE}")]
     if not found:
         raise CheckpointError(
-            f"{path}: neither a model folder (no {INFERENCE}) nor a run with a finished stage (no models/*/{INFERENCE}). "
-            "Give a run folder after its first stage, or checkpoints/tiny."
+            f"{path}: neither a model folder (no {INFERENCE}) nor a run with a finished stage (no "
+            f"models/*/{INFERENCE}). Give a run folder after its first stage, or checkpoints/tiny."
         )
     return max(found, key=lambda p: InferenceConfig.read(p).global_step)
 
@@ -151,8 +152,15 @@ class Predictor:
     def prompt_ids(self, request: Request) -> tuple[list[int], tuple[float, ...]]:
         """Token ids up to where the answer begins, and the frame times as the model reads them."""
         shown_s = tuple(float(self.codec.time_format.quantize(t)) for t in request.clip.times_s)
-        prefix, suffix = self.text.prompt(request.prompt)
-        return [*video_ids(self.codec, prefix, shown_s, self.model.config.tokens_per_frame), *suffix], shown_s
+        row = interleave(
+            self.codec,
+            self.text,
+            request.prompt,
+            shown_s,
+            None,
+            visual_tokens_per_frame=self.model.config.tokens_per_frame,
+        )
+        return row.ids, shown_s
 
     @torch.inference_mode()
     def answer(self, requests: Sequence[Request], *, noise_seed: int | None = None) -> list[Prediction]:

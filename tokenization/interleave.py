@@ -49,7 +49,7 @@ def interleave(
     malformed numbers. Raises :class:`InterleaveError` where not even the first event has room.
     """
     before, after = text.prompt(prompt)
-    ids = [*before, *_frames(codec, frame_times_s, visual_tokens_per_frame), *after]
+    ids = [*before, *frame_ids(codec, frame_times_s, visual_tokens_per_frame), *after]
     encoded = None if events is None else _encode_events(codec, events)
     least = len(ids) + (len(encoded[0]) + 1 if encoded else 0)
     if max_tokens is not None and least > max_tokens:
@@ -103,8 +103,8 @@ def _nearest(times_s: Sequence[float], time_s: float) -> float:
     return float(min(times_s[max(i - 1, 0) : i + 1], key=lambda t: abs(t - time_s)))
 
 
-def _frames(codec: EventCodec, frame_times_s: Sequence[float], visual_tokens: int) -> list[int]:
-    """Ids of all frames: per frame its visual tokens, then its time."""
+def frame_ids(codec: EventCodec, frame_times_s: Sequence[float], visual_tokens: int) -> list[int]:
+    """Ids of all frames: per frame its visual tokens, then its time (paper: 8 + 6)."""
     _check_times(frame_times_s)
     if visual_tokens < 1:
         raise InterleaveError(f"visual_tokens_per_frame ({visual_tokens}) must be 1 or more.")

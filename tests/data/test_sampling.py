@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timeexpert.data.sampling import (
-    FrameCache,
     SamplingError,
     frames_from_arrays,
     random_times,
@@ -124,44 +123,3 @@ def test_picking_from_a_real_clip_equals_decoding(shared):
 def test_frames_and_times_must_belong_together():
     with pytest.raises(SamplingError, match="2 frames with 3 times"):
         frames_from_arrays(np.zeros((2, 1, 1, 3), np.uint8), np.arange(3.0), [0.0])
-
-
-def clip(num_frames):
-    """A clip of num_frames x (12 + 8) bytes."""
-    return np.zeros((num_frames, 2, 2, 3), np.uint8), np.arange(float(num_frames))
-
-
-def test_a_clip_is_loaded_once():
-    cache = FrameCache(max_bytes=1000)
-    calls = []
-    for _ in range(3):
-        frames, times_s = cache.get(("clip", 2, 2), lambda: calls.append(1) or clip(5))
-    assert len(calls) == 1 and (cache.hits, cache.misses) == (2, 1)
-    assert cache.used_bytes == 100 and len(frames) == len(times_s) == 5
-
-
-def test_a_full_cache_keeps_what_it_has_and_admits_no_more():
-    cache = FrameCache(max_bytes=200, max_clip_bytes=100)
-    for key in "aabbcc":
-        cache.get(key, lambda: clip(5))
-    assert (len(cache), cache.used_bytes, cache.hits, cache.misses) == (2, 200, 2, 4)  # c is loaded twice
-
-
-def test_a_clip_above_max_clip_bytes_is_not_kept():
-    cache = FrameCache(max_bytes=1000)  # clips up to 250 bytes
-    cache.get("long", lambda: clip(13))
-    assert (len(cache), cache.used_bytes) == (0, 0)
-    FrameCache(max_bytes=0).get("any", lambda: clip(1))
-
-
-def test_cached_frames_cannot_be_overwritten():
-    frames, times_s = FrameCache(max_bytes=1000).get("a", lambda: clip(5))
-    with pytest.raises(ValueError, match="read-only"):
-        frames[0] = 1
-    with pytest.raises(ValueError, match="read-only"):
-        times_s += 1
-
-
-def test_a_negative_budget_is_refused():
-    with pytest.raises(SamplingError, match=r"max_bytes \(-1\) must be 0"):
-        FrameCache(max_bytes=-1)

@@ -10,7 +10,9 @@ HELP = "make labelled MP4 videos of moving shapes, with questions for every task
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``timeexpert data synth``."""
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder for media/ and samples.jsonl")
+    parser.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="DIR", help="folder for media/ and samples.jsonl"
+    )
     parser.add_argument("--videos", type=int, default=100, metavar="N", help="how many (default 100)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files (default 0)")
     parser.add_argument("--images", action="store_true", help="clips of a single frame, with general questions only")
@@ -30,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clips", type=Path, metavar="DIR", help="also take in the clips of a folder with an annotations.jsonl"
     )
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that draw and encode (default 1)")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes that draw and encode (default 1)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

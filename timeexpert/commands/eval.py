@@ -10,8 +10,12 @@ HELP = "evaluate a run or a model folder on a shard folder: moments, dense capti
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``timeexpert eval``."""
-    parser.add_argument("model", type=Path, metavar="RUN", help="run folder, or a model folder such as checkpoints/tiny")
-    parser.add_argument("--data", type=Path, metavar="SHARDS", help="shard folder (default: the run's own held-out data)")
+    parser.add_argument(
+        "model", type=Path, metavar="RUN", help="run folder, or a model folder such as checkpoints/tiny"
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="SHARDS", help="shard folder (default: the run's own held-out data)"
+    )
     parser.add_argument("--num-frames", type=int, metavar="N", help="frames per video (default: as trained)")
     parser.add_argument("--max-questions", type=int, metavar="N", help="at most N questions per task (default: all)")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="questions at once (default 32)")

@@ -10,7 +10,9 @@ HELP = "ask a trained model about a video: prints events and draws a timeline"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``timeexpert predict``."""
-    parser.add_argument("model", type=Path, metavar="RUN", help="run folder, or a model folder such as checkpoints/tiny")
+    parser.add_argument(
+        "model", type=Path, metavar="RUN", help="run folder, or a model folder such as checkpoints/tiny"
+    )
     parser.add_argument("video", type=Path, metavar="VIDEO", help="a video file")
     parser.add_argument("prompt", metavar="PROMPT", help='for example "When does the red circle grow?"')
     parser.add_argument(
@@ -19,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what kind of answer is wanted; without it the model may answer in any form",
     )
     parser.add_argument("--num-frames", type=int, metavar="N", help="frames to look at (default: as trained)")
-    parser.add_argument("--png", type=Path, metavar="FILE", help="timeline picture (default: VIDEO's name in this folder)")
+    parser.add_argument(
+        "--png", type=Path, metavar="FILE", help="timeline picture (default: VIDEO's name in this folder)"
+    )
     parser.add_argument("--no-png", action="store_true", help="no picture")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")

@@ -11,8 +11,12 @@ EXIT_TERMINATED = 143
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``timeexpert train``."""
-    parser.add_argument("config", metavar="CONFIG", help="a YAML file, or the name of one that comes with the package: tiny")
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config: stages.sft.steps=10")
+    parser.add_argument(
+        "config", metavar="CONFIG", help="a YAML file, or the name of one that comes with the package: tiny"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key.path=value", help="changes to the config: stages.sft.steps=10"
+    )
     parser.add_argument("-o", "--out", type=Path, metavar="RUN", help="run folder (default: runs/NAME of the config)")
     parser.add_argument("--stage", action="append", default=[], metavar="NAME", help="only this stage; may be repeated")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")

@@ -19,7 +19,7 @@ from timeexpert.data.records import Sample
 from timeexpert.data.shards import ShardDataset
 from timeexpert.errors import UserError
 from timeexpert.tokenization import Event, EventCodec, EventSequence, NumberFormatError
-from timeexpert.tokenization.interleave import snap_events
+from timeexpert.tokenization.interleave import frame_ids, snap_events
 from timeexpert.tokenization.text import TextTokenizer
 
 
@@ -56,15 +56,6 @@ class Row:
         self.positions += range(start, start + len(ids))
 
 
-def video_ids(codec: EventCodec, prefix: Sequence[int], times_s: Sequence[float], tokens_per_frame: int) -> list[int]:
-    """``prefix``, then per frame its vision placeholders and its timestamp (paper: 8 + 6)."""
-    ids = list(prefix)
-    for time_s in times_s:
-        ids += [codec.ids.vision] * tokens_per_frame
-        ids += codec.encode_frame_time(time_s)
-    return ids
-
-
 def build_row(
     codec: EventCodec,
     text: TextTokenizer,
@@ -80,7 +71,7 @@ def build_row(
     """
     row, dropped = Row(frames=frames), []
     prefix, _ = text.prompt("")
-    row.add(video_ids(codec, prefix, [float(t) for t in times_s], reading.tokens_per_frame), 0, 0, False)
+    row.add([*prefix, *frame_ids(codec, list(times_s), reading.tokens_per_frame)], 0, 0, False)
     start = len(row.ids)
     for sample in samples:
         _, suffix = text.prompt(sample.prompt)

@@ -55,7 +55,9 @@ class Sample:
                 raise SampleError(f"{name} ({value!r}) must be a non-empty string.")
         parts = self.video.replace("\\", "/").split("/")
         if self.video.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
-            raise SampleError(f"video ({self.video!r}) must be a relative path without '..': it is looked up in --media.")
+            raise SampleError(
+                f"video ({self.video!r}) must be a relative path without '..': it is looked up in --media."
+            )
         if self.task not in TASKS:
             raise SampleError(f"task ({self.task!r}) must be one of {', '.join(TASKS)}.{_near(self.task, TASKS)}")
         if self.duration_s is not None:

@@ -1,8 +1,7 @@
-"""Which frames a model sees: evenly spaced or random times, and a cache of small decoded clips."""
+"""Which frames a model sees: evenly spaced or random times."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import isfinite
 from typing import Any, Literal
 
@@ -70,44 +69,6 @@ def frames_from_arrays(frames: np.ndarray, frame_times_s: np.ndarray, asked_time
         raise SamplingError(f"{len(frames)} frames with {len(frame_times_s)} times; both must be equal, and not 0.")
     index = on_screen(frame_times_s, np.asarray(asked_times_s, dtype=np.float64).reshape(-1))
     return frames[index], frame_times_s[index]
-
-
-class FrameCache:
-    """All frames of small clips, decoded once per process.
-
-    It stops admitting when ``max_bytes`` is reached, and never evicts: training visits each clip once per
-    epoch, where evicting the oldest would throw out every clip just before it is needed again. Clips above
-    ``max_clip_bytes`` (a quarter of the budget by default) are never kept. ``hits`` and ``misses`` are counted.
-    """
-
-    def __init__(self, max_bytes: int, max_clip_bytes: int | None = None) -> None:
-        if max_bytes < 0:
-            raise SamplingError(f"max_bytes ({max_bytes}) must be 0 (no cache) or more.")
-        self.max_bytes = max_bytes
-        self.max_clip_bytes = max_bytes // 4 if max_clip_bytes is None else max_clip_bytes
-        self.used_bytes = self.hits = self.misses = 0
-        self._clips: dict[Any, Clip] = {}
-
-    def __len__(self) -> int:
-        return len(self._clips)
-
-    def get(self, key: Any, loader: Callable[[], Clip]) -> Clip:
-        """The clip kept under ``key`` (content hash or name, and size), else ``loader()``'s, made read-only.
-
-        ``loader`` returns arrays of its own (:meth:`Video.all_frames` does): a view would keep its parent alive.
-        """
-        if key in self._clips:
-            self.hits += 1
-            return self._clips[key]
-        self.misses += 1
-        clip = loader()
-        size = sum(array.nbytes for array in clip)
-        if size <= self.max_clip_bytes and self.used_bytes + size <= self.max_bytes:
-            self._clips[key] = clip
-            self.used_bytes += size
-        for array in clip:
-            array.setflags(write=False)
-        return clip
 
 
 def _check(duration_s: float, num_frames: int) -> None:

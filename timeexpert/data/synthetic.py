@@ -71,7 +71,9 @@ class SynthConfig:
         if not 1 <= self.min_events <= self.max_events <= 6:
             raise UserError(f"events ({self.min_events} to {self.max_events}) must be between 1 and 6, smallest first.")
         if not 0 < self.min_duration_s <= self.max_duration_s:
-            raise UserError(f"durations ({self.min_duration_s} to {self.max_duration_s} s) must be positive, smallest first.")
+            raise UserError(
+                f"durations ({self.min_duration_s} to {self.max_duration_s} s) must be positive, smallest first."
+            )
         if not self.images and not 0 < self.min_event_s <= self.max_event_s <= self.min_duration_s:
             raise UserError(
                 f"event lengths ({self.min_event_s} to {self.max_event_s} s) must be positive, smallest first, and "
@@ -192,7 +194,20 @@ def _outline(event: ShapeEvent, time_s: float, height: int, width: int) -> list[
         points = [(0.0, -1.0), (0.95, 0.8), (-0.95, 0.8)]
     else:
         a = 0.33
-        points = [(-a, -1), (a, -1), (a, -a), (1, -a), (1, a), (a, a), (a, 1), (-a, 1), (-a, a), (-1, a), (-1, -a), (-a, -a)]
+        points = [
+            (-a, -1),
+            (a, -1),
+            (a, -a),
+            (1, -a),
+            (1, a),
+            (a, a),
+            (a, 1),
+            (-a, 1),
+            (-a, a),
+            (-1, a),
+            (-1, -a),
+            (-a, -a),
+        ]
     cos, sin = math.cos(turn), math.sin(turn)
     return [(cx + radius * (px * cos - py * sin), cy + radius * (px * sin + py * cos)) for px, py in points]
 
@@ -242,7 +257,11 @@ def clip_scores(event: ShapeEvent, duration_s: float) -> list[tuple[float, float
 
 
 _ASK = {
-    "moment_retrieval": ("When does the {name} {verb}?", "Find the moment when {caption}.", "When is this seen: {caption}?"),
+    "moment_retrieval": (
+        "When does the {name} {verb}?",
+        "Find the moment when {caption}.",
+        "When is this seen: {caption}?",
+    ),
     "highlight_detection": ("Score the highlights of the {name}.", "Rate each moment of the {name}."),
     "dense_captioning": ("Describe all events with their times.", "What happens, and when?"),
 }
@@ -287,7 +306,11 @@ def questions(scene: Scene, config: SynthConfig) -> list[Sample]:
             prompt = ask("moment_retrieval", name=event.name, verb=verb, caption=event.caption)
             add("moment_retrieval", prompt, [Event(event.start_s, event.end_s, text=event.caption)])
         scores = clip_scores(event, scene.duration_s)
-        if "highlight_detection" in config.tasks and max((s for _, s in scores), default=0.0) >= 4 and not event.persistent:
+        if (
+            "highlight_detection" in config.tasks
+            and max((s for _, s in scores), default=0.0) >= 4
+            and not event.persistent
+        ):
             points = [Event(t, t, (s,), "") for t, s in scores]
             add("highlight_detection", ask("highlight_detection", name=event.name), points, clip_s=CLIP_S)
     if "dense_captioning" in config.tasks:
@@ -316,7 +339,9 @@ def synthesise(config: SynthConfig, out: Path, *, workers: int = 1) -> Iterator[
     settings = out / "synth.json"
     wanted = json.loads(json.dumps(asdict(config)))
     if settings.is_file() and json.loads(settings.read_text(encoding="utf-8")) != wanted:
-        raise UserError(f"{settings}: this folder holds videos of another configuration. Use another folder or remove it.")
+        raise UserError(
+            f"{settings}: this folder holds videos of another configuration. Use another folder or remove it."
+        )
     settings.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
     jobs = [(config, i, str(media)) for i in range(config.videos)]
     samples: list[Sample] = []
