@@ -62,10 +62,17 @@ def test_a_local_build_and_a_prerelease_count_as_their_version() -> None:
 
 
 def test_an_absent_extra_is_a_note_and_says_which_extra_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(doctor.EXTRAS, "serve", ["no-such-server>=1", "numpy>=999"])
+    absent, old = doctor.check_extra("serve")
+    assert (absent.status, absent.advice) == ("note", "pip install -e '.[serve]'")
+    assert (old.status, old.advice) == ("note", "needs >=999: pip install -e '.[serve]'")
+
+
+def test_an_installed_copy_is_told_to_install_extras_by_the_packages_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(doctor.EXTRAS, "serve", ["no-such-server>=1"])
+    monkeypatch.setattr(doctor, "_checkout", lambda: None)
     [finding] = doctor.check_extra("serve")
-    assert finding.status == "note"
-    assert finding.advice.endswith("[serve]")
+    assert finding.advice == "pip install 'timeexpert[serve]'"
 
 
 def test_cpu_units_are_read_from_cpuinfo(tmp_path: Path) -> None:

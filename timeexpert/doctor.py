@@ -22,7 +22,7 @@ from timeexpert.requirements import EXTRAS, PYTHON, REQUIRED
 
 OK, NOTE, BAD = "ok", "note", "bad"  # a note never changes the exit code
 
-IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml", "flash-attn": "flash_attn", "megatron-core": "megatron.core"}
+IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}
 DEVELOPMENT_EXTRAS = ("test", "dev")
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
 DECODERS = ("h264", "hevc", "vp9", "libdav1d")
@@ -87,7 +87,9 @@ def check_extra(extra: str) -> list[Finding]:
         name, wanted = _split(requirement)
         found = _version(name)
         # In a checkout that was never installed, the bare name would fetch whatever an index calls timeexpert.
-        topic, install = "optional", f"pip install {'-e .' if _checkout() else 'timeexpert'}[{extra}]"
+        topic, install = "optional", f"pip install -e '.[{extra}]'"
+        if _checkout() is None:
+            install = f"pip install 'timeexpert[{extra}]'"
         if found is None:
             findings.append(Finding(topic, name, NOTE, "not installed", install))
         elif _in_range(found, wanted) is False:
