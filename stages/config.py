@@ -9,6 +9,7 @@ from timeexpert.config import ConfigError
 from timeexpert.data.records import TASKS
 from timeexpert.data.synthetic import SynthConfig
 from timeexpert.moe import MoEConfig
+from timeexpert.tokenization import NumberFormat
 
 # What a stage may train: parameter-name prefixes of the TimeExpert model (see docs/stages.md).
 PARTS: dict[str, tuple[str, ...]] = {
@@ -30,6 +31,17 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 
 
+def _at_least(least: int, config: object, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < least:
+            raise ConfigError(f"{name} ({getattr(config, name)}) must be {least} or more.")
+
+
+def _divisible(config: object, name: str, by: str) -> None:
+    if getattr(config, name) % getattr(config, by):
+        raise ConfigError(f"{name} ({getattr(config, name)}) is not divisible by {by} ({getattr(config, by)}).")
+
+
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
     """A transformers vision tower; ``extra`` goes to its config as it is."""
@@ -42,6 +54,13 @@ class VisionConfig:
     image_size: int = 490
     patch_size: int = 14
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "image_size", "patch_size")
+        _at_least(1, self, *sizes, "num_hidden_layers")
+        _divisible(self, "hidden_size", "num_attention_heads")
+        if self.patch_size > self.image_size:
+            raise ConfigError(f"patch_size ({self.patch_size}) is more than image_size ({self.image_size}).")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +75,14 @@ class DecoderConfig:
     max_position_embeddings: int = 65536
 
     def __post_init__(self) -> None:
-        if self.hidden_size % self.num_attention_heads:
+        sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+        _at_least(1, self, *sizes, "max_position_embeddings")
+        _divisible(self, "hidden_size", "num_attention_heads")
+        _divisible(self, "num_attention_heads", "num_key_value_heads")
+        if self.hidden_size // self.num_attention_heads % 2:
             raise ConfigError(
-                f"hidden_size ({self.hidden_size}) is not divisible by "
-                f"num_attention_heads ({self.num_attention_heads})."
+                f"hidden_size / num_attention_heads ({self.hidden_size // self.num_attention_heads}) must be even: "
+                "rotary embeddings turn pairs."
             )
 
 
@@ -78,6 +101,21 @@ class ModelConfig:
     initializer_range: float = 0.02
     attention: str = "auto"
     pretrained: str | None = None
+
+    def __post_init__(self) -> None:
+        _at_least(1, self, "tokens_per_frame")
+        if self.initializer_range <= 0:
+            raise ConfigError(f"initializer_range ({self.initializer_range}) must be positive.")
+        NumberFormat(*self.time_digits), NumberFormat(*self.score_digits)  # raise where digits cannot be
+        patches = (self.vision.image_size // self.vision.patch_size) ** 2
+        known = {1225: 128, 4900: 256} if self.projector_queries is None else self.projector_queries
+        plain_tower = self.vision.model_type in ("idefics3_vision", "siglip_vision_model")  # no class token
+        if self.compressor != "vision" and plain_tower and patches not in known:
+            raise ConfigError(
+                f"compressor ({self.compressor!r}) needs projector_queries for {patches} patches "
+                f"((image_size / patch_size) squared); there are {', '.join(map(str, known)) or 'none'}. "
+                f"Set projector_queries: {{{patches}: 8}}, or compressor: vision."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,16 +138,21 @@ class DataConfig:
     cache_gib: float = 0.0
     num_workers: int = 0
 
+    def __post_init__(self) -> None:
+        _at_least(0, self, "cache_gib", "num_workers")
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
     """One training stage.
 
     ``kind`` says what is trained (``trains`` overrides it with names of parts); ``mix`` maps data-set names to
-    weights; ``num_frames``: frames per video, one of them drawn per batch; ``snap``: target times to sampled
+    weights; ``num_frames``: frames per video, one of them drawn per video (``growing``: the first of them at the
+    start of the stage, the last at its end); ``snap``: target times to sampled
     frames (``none`` keeps them, ``nearest`` as TRACE, ``inside``: first and last sampled frame of the event).
     A batch holds at most ``batch_videos`` videos and ``batch_tokens`` padded tokens; ``accumulate`` batches
-    make one optimizer step.
+    make one optimizer step. ``optimizer``: ``adamw`` (the paper's), or ``muon`` for the decoder's matrices with
+    ``adamw`` for the rest; ``matrix_lr`` is Muon's rate (None: ``lr``): fewer steps for a model that starts from nothing (docs/log.md).
     """
 
     name: str
@@ -119,6 +162,7 @@ class StageConfig:
     trains: tuple[str, ...] | None = None
     tasks: tuple[str, ...] = TASKS
     num_frames: tuple[int, ...] = (128,)
+    frame_schedule: Literal["random", "growing"] = "random"
     sampling: Literal["random", "uniform"] = "random"
     snap: Literal["none", "nearest", "inside"] = "none"
     questions_per_video: int = 1
@@ -126,7 +170,9 @@ class StageConfig:
     batch_tokens: int | None = 16384
     max_tokens: int = 4096
     accumulate: int = 1
+    optimizer: Literal["adamw", "muon"] = "adamw"
     lr: float = 5e-6
+    matrix_lr: float | None = None
     final_lr_ratio: float = 0.0
     warmup_ratio: float = 0.01
     weight_decay: float = 0.1
@@ -135,9 +181,8 @@ class StageConfig:
     evaluate: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("steps", "questions_per_video", "accumulate", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} ({getattr(self, name)}) must be 1 or more.")
+        _at_least(1, self, "steps", "questions_per_video", "accumulate", "max_tokens")
+        _at_least(0, self, "weight_decay")
         if not self.num_frames or min(self.num_frames) < 1:
             raise ConfigError(f"num_frames ({list(self.num_frames)}) must list numbers of 1 or more.")
         if self.lr <= 0:
@@ -150,11 +195,27 @@ class StageConfig:
         for task in self.tasks:
             if task not in TASKS:
                 raise ConfigError(f"tasks: {task!r} is not one of {', '.join(TASKS)}.")
+        if self.frame_schedule == "growing" and self.batch_videos is None:
+            raise ConfigError("frame_schedule growing needs batch_videos: it says how many videos the stage will draw.")
         for part in self.trains or ():
             if part not in PARTS:
                 raise ConfigError(f"trains: {part!r} is not one of {', '.join(PARTS)}.")
         if not self.mix:
             raise ConfigError(f"mix of stage {self.name!r} is empty; name at least one data set of data.train.")
+        if min(self.mix.values()) < 0 or not any(self.mix.values()):
+            raise ConfigError(f"mix of stage {self.name!r} ({self.mix}): weights are 0 or more, and not all 0.")
+        self._check_batch()
+
+    def _check_batch(self) -> None:
+        if self.batch_videos is None and self.batch_tokens is None:
+            raise ConfigError("batch_videos and batch_tokens are both null: a batch would never end. Set one of them.")
+        if self.batch_videos is not None:
+            _at_least(1, self, "batch_videos")
+        if self.batch_tokens is not None and self.batch_tokens < self.max_tokens:
+            raise ConfigError(
+                f"batch_tokens ({self.batch_tokens}) is less than max_tokens ({self.max_tokens}), the longest row: "
+                "it would fit into no batch. Raise batch_tokens or lower max_tokens."
+            )
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -177,9 +238,12 @@ class TrainConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("checkpoint_every", "keep_checkpoints", "log_every", "experts_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} ({getattr(self, name)}) must be 1 or more.")
+        _at_least(1, self, "checkpoint_every", "keep_checkpoints", "log_every", "experts_every")
+        _at_least(0, self, "seed")
+        if self.max_grad_norm <= 0:
+            raise ConfigError(f"max_grad_norm ({self.max_grad_norm}) must be positive.")
+        if self.threads is not None:
+            _at_least(1, self, "threads")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +255,11 @@ class EvalConfig:
     batch_size: int = 32
     max_new_tokens: int = 512
     max_events: int = 64
+
+    def __post_init__(self) -> None:
+        _at_least(1, self, "num_frames", "batch_size", "max_new_tokens", "max_events")
+        if self.max_questions is not None:
+            _at_least(1, self, "max_questions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +284,13 @@ class RunConfig:
                 raise ConfigError(f"stages: the name {name!r} occurs twice; checkpoints are named after stages.")
             if not name.replace("_", "").replace("-", "").isalnum():
                 raise ConfigError(f"stages: the name {name!r} must be letters, digits, '-' and '_': it names folders.")
+        width = NumberFormat(*self.model.time_digits).width
+        shortest = 1 + 2 * (width + 1) + 1 + 1  # <sync>, two times, the end of the scores, the end of the answer
+        if self.data.eval is not None and self.eval.max_new_tokens < shortest:
+            raise ConfigError(
+                f"eval.max_new_tokens ({self.eval.max_new_tokens}) must be {shortest} or more: "
+                "that many tokens take an event of two times."
+            )
         for stage in self.stages:
             for dataset in stage.mix:
                 if dataset not in self.data.train:

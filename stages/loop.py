@@ -17,7 +17,7 @@ from rich.console import Console
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.tensorboard import SummaryWriter
 
-from timeexpert.checkpoint import load_optimizer, load_trainer, optimizer_tensors, save_trainer, write_folder
+from timeexpert.checkpoint import load_optimizers, load_trainer, optimizer_tensors, save_trainer, write_folder
 from timeexpert.data.batch import VideoBatch
 from timeexpert.data.loader import PlannedLoader
 from timeexpert.errors import UserError
@@ -25,7 +25,7 @@ from timeexpert.model import TimeExpert
 from timeexpert.tokenization import TokenType
 
 from .config import StageConfig, TrainConfig
-from .optim import build_optimizer, freeze, learning_rate
+from .optim import build_optimizers, freeze, set_rates
 from .progress import StageProgress
 from .run_folder import RunFolder
 
@@ -56,7 +56,7 @@ class StageRun:
     def __post_init__(self) -> None:
         freeze(self.model, self.stage)
         self.model.set_gradient_checkpointing(self.train.gradient_checkpointing)
-        self.optimizer = build_optimizer(self.model, self.stage)
+        self.optimizers = build_optimizers(self.model, self.stage)
         self.statistics = self.model.statistics()
         self.device = next(self.model.parameters()).device
         self.step = 0
@@ -66,7 +66,10 @@ class StageRun:
     def execute(self) -> None:
         """Run the stage from its last checkpoint, or from its start, to its end."""
         self._resume()
-        writer = SummaryWriter(str(self.run.path / "tensorboard"), purge_step=self.before + self.step)
+        with SummaryWriter(str(self.run.path / "tensorboard"), purge_step=self.before + self.step) as writer:
+            self._train(writer)
+
+    def _train(self, writer: SummaryWriter) -> None:
         batches = self._batches()
         if self.step == 0 and self.stage.calibrate_gates:
             self.model.calibrate_gates(next(batches)[0].to(self.device))
@@ -78,11 +81,11 @@ class StageRun:
                 micro = [next(batches)[0].to(self.device) for _ in range(self.stage.accumulate)]
                 figures = self._forward_backward(micro)
                 figures["grad_norm"] = float(clip_grad_norm_(trained, self.train.max_grad_norm))
-                figures["lr"] = learning_rate(self.stage, self.step)
-                for group in self.optimizer.param_groups:
-                    group["lr"] = figures["lr"]
-                self.optimizer.step()
-                self.optimizer.zero_grad(set_to_none=True)
+                self._check_finite("gradient norm", figures["grad_norm"], micro)
+                figures["lr"] = set_rates(self.optimizers, self.stage, self.step)
+                for optimizer in self.optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
                 self.statistics.fold()
                 self.step += 1
                 tokens = sum(int(b.attention_mask.sum()) for b in micro)
@@ -93,7 +96,6 @@ class StageRun:
                     self.save()
                 if self.stop:
                     raise Stopped
-        writer.close()
 
     def _forward_backward(self, micro: list[VideoBatch]) -> dict[str, float]:
         counts: dict[str, float] = {}
@@ -111,13 +113,16 @@ class StageRun:
             for name, value in out.losses.items():
                 key = {"z": "z_loss", "task": "aux_loss"}.get(name, f"loss_{name}")
                 figures[key] = figures.get(key, 0.0) + float(value.detach())
-        if not math.isfinite(figures["loss"]):
+        self._check_finite("loss", figures["loss"], micro)
+        return figures
+
+    def _check_finite(self, name: str, value: float, micro: list[VideoBatch]) -> None:
+        if not math.isfinite(value):
             raise TrainingError(
-                f"the loss is {figures['loss']} at step {self.step} of stage {self.stage.name!r} "
+                f"the {name} is {value} at step {self.step} of stage {self.stage.name!r} "
                 f"(samples {', '.join(micro[0].sample_ids[:3])}, ...). Lower stages.{self.stage.name}.lr "
                 f"({self.stage.lr}) or train.max_grad_norm; the last checkpoint is in {self.run.checkpoints}."
             )
-        return figures
 
     def _autocast(self) -> AbstractContextManager[Any]:
         precision = self.train.precision
@@ -148,7 +153,7 @@ class StageRun:
         self.skipped += len(dropped)
         if not dropped:
             return
-        with open(self.run.path / "dropped.jsonl", "a", encoding="utf-8") as out:
+        with open(self.run.dropped, "a", encoding="utf-8") as out:
             for sample, reason in dropped:
                 row = {"stage": self.stage.name, "step": self.step, "sample": sample, "reason": reason}
                 out.write(json.dumps(row) + "\n")
@@ -170,7 +175,7 @@ class StageRun:
     def save(self) -> None:
         """Write a checkpoint of this very step, then remove old ones."""
         window = self.statistics.state_tensors()
-        tensors = {**optimizer_tensors(self.model, self.optimizer), **window, "rng.torch": torch.get_rng_state()}
+        tensors = {**optimizer_tensors(self.model, self.optimizers), **window, "rng.torch": torch.get_rng_state()}
         if torch.cuda.is_available():
             tensors["rng.cuda"] = torch.cuda.get_rng_state()
         state = {
@@ -194,12 +199,13 @@ class StageRun:
             self.console.print(f"[yellow]left out a damaged checkpoint:[/] {problem}", highlight=False)
         if folder is None:
             self.run.forget_after(self.before, evals=False)
+            self.run.forget_dropped(self.stage.name, 0)
             return
         from safetensors.torch import load_model
 
         load_model(self.model, folder / "model.safetensors", device=str(self.device))
         tensors, state = load_trainer(folder)
-        load_optimizer(self.model, self.optimizer, tensors)
+        load_optimizers(self.model, self.optimizers, tensors)
         self.statistics.load_state_tensors(tensors)
         torch.set_rng_state(tensors["rng.torch"])
         if "rng.cuda" in tensors and torch.cuda.is_available():
@@ -207,6 +213,7 @@ class StageRun:
         self.loader.load_state_dict(state["data"])
         self.step, self.skipped = state["step"], state["skipped"]
         self.run.forget_after(self.before + self.step, evals=False)
+        self.run.forget_dropped(self.stage.name, self.step)
         self.console.print(f"continuing stage {self.stage.name} at step {self.step} of {self.stage.steps}")
 
     def _signals(self) -> AbstractContextManager[None]:

@@ -1,8 +1,9 @@
-"""Optimizer and schedule: AdamW, linear warm-up, cosine decay."""
+"""Optimizers and schedule: AdamW (and Muon), linear warm-up, cosine decay."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -21,21 +22,47 @@ def freeze(model: nn.Module, stage: StageConfig) -> list[str]:
     return trained
 
 
-def build_optimizer(model: nn.Module, stage: StageConfig) -> torch.optim.AdamW:
-    """AdamW over what trains; norms, biases and gate thresholds are not decayed."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+def build_optimizers(model: nn.Module, stage: StageConfig) -> list[torch.optim.Optimizer]:
+    """AdamW over what trains; norms, biases and gate thresholds are not decayed.
+
+    With ``optimizer: muon`` the decoder's matrices (attention, shared experts) go to torch's Muon instead, at
+    ``matrix_lr`` (comparable to AdamW's: ``match_rms_adamw``). The experts are stacked in tensors of three dimensions, which torch's Muon
+    does not take; they stay with AdamW, as do gates, embeddings and heads.
+    """
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    matrices = []
+    if stage.optimizer == "muon":
+        matrices = [p for n, p in named if n.startswith("decoder.") and p.ndim == 2 and "gate.weight" not in n]
+    taken = {id(p) for p in matrices}
+    rest = [p for _, p in named if id(p) not in taken]
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": stage.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": stage.weight_decay},
+        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=stage.lr, betas=(0.9, stage.beta2))
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=stage.lr, betas=(0.9, stage.beta2))]
+    if matrices:
+        optimizers.append(
+            torch.optim.Muon(
+                matrices, lr=stage.matrix_lr or stage.lr, weight_decay=stage.weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+            )
+        )
+    return optimizers
 
 
-def learning_rate(stage: StageConfig, step: int) -> float:
-    """Rate of optimizer step ``step`` (0-based): linear from 0 over the warm-up, then cosine to the final ratio."""
+def rate(stage: StageConfig, step: int) -> float:
+    """Share of the peak rate at optimizer step ``step`` (0-based): linear warm-up, then cosine to the final ratio."""
     warmup = math.ceil(stage.warmup_ratio * stage.steps)
     if step < warmup:
-        return stage.lr * (step + 1) / warmup
+        return (step + 1) / warmup
     progress = (step - warmup) / max(1, stage.steps - warmup)
     cosine = 0.5 * (1 + math.cos(math.pi * progress))
-    return stage.lr * (stage.final_lr_ratio + (1 - stage.final_lr_ratio) * cosine)
+    return stage.final_lr_ratio + (1 - stage.final_lr_ratio) * cosine
+
+
+def set_rates(optimizers: Sequence[torch.optim.Optimizer], stage: StageConfig, step: int) -> float:
+    """Give every optimizer its rate for ``step``; returns AdamW's, which is the one that is logged."""
+    for optimizer in optimizers:
+        peak = stage.matrix_lr or stage.lr if isinstance(optimizer, torch.optim.Muon) else stage.lr
+        for group in optimizer.param_groups:
+            group["lr"] = peak * rate(stage, step)
+    return stage.lr * rate(stage, step)

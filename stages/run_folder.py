@@ -9,14 +9,14 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from timeexpert import __version__
 from timeexpert.checkpoint import CheckpointError, recover, verify
-from timeexpert.config import dump, from_tree, to_tree
+from timeexpert.config import dump, load, to_tree
 from timeexpert.errors import UserError
 
 from .config import RunConfig
@@ -36,17 +36,24 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.metrics = self.path / "metrics.jsonl"
+        self.dropped = self.path / "dropped.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.models = self.path / "models"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process. Raises :class:`RunError` when another one has it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / ".lock", "a+", encoding="utf-8") as file:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = open(self.path / ".lock", "a+", encoding="utf-8")
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise RunError(f"{self.path}: not a usable run folder: {reason}. Choose another with --out.") from None
+        with lock as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                # lockf, not flock: data workers would inherit that and hold it for seconds after a kill
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
                 file.seek(0)
                 owner = file.read().strip() or "unknown"
                 raise RunError(
@@ -76,6 +83,7 @@ class RunFolder:
         self.models.mkdir(exist_ok=True)
         recover(self.checkpoints)
         recover(self.models)
+        self._keep(self.metrics, lambda row: True)  # drops a last line that a kill cut in half
         row = {"argv": sys.argv, "versions": versions(), "git": git_state(), "platform": platform.platform()}
         with open(self.path / "starts.jsonl", "a", encoding="utf-8") as out:
             out.write(json.dumps(row) + "\n")
@@ -90,25 +98,42 @@ class RunFolder:
 
         ``evals``: whether evaluations recorded at exactly ``global_step`` are done again too.
         """
-        if not self.metrics.is_file():
+
+        def stays(row: dict[str, Any]) -> bool:
+            again = evals and row.get("kind") == "eval" and row["global_step"] == global_step
+            return bool(row["global_step"] <= global_step and not again)
+
+        self._keep(self.metrics, stays)
+
+    def forget_dropped(self, stage: str, step: int) -> None:
+        """Drop rows of dropped.jsonl that ``stage`` will write again, going on after ``step`` steps."""
+        self._keep(self.dropped, lambda row: row["stage"] != stage or row["step"] < step)
+
+    @staticmethod
+    def _keep(file: Path, stays: Callable[[dict[str, Any]], bool]) -> None:
+        """Rewrite a file of JSON lines with the rows that stay; a line that is not JSON was cut by a kill."""
+        if not file.is_file():
             return
         kept = []
-        for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            again = evals and row.get("kind") == "eval" and row["global_step"] == global_step
-            if row["global_step"] <= global_step and not again:
+            if stays(row):
                 kept.append(line)
-        temporary = self.metrics.with_suffix(".part")
+        temporary = file.with_suffix(".part")
         temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(temporary, self.metrics)
+        os.replace(temporary, file)
+
+    def _checkpoints_of(self, stage: str) -> list[Path]:
+        """Oldest first. Seven digits and no more: ``sft-2-0000010`` is none of stage ``sft``."""
+        return sorted(self.checkpoints.glob(f"{stage}-{'[0-9]' * 7}"))
 
     def latest_checkpoint(self, stage: str) -> tuple[Path | None, list[str]]:
         """The newest undamaged checkpoint of a stage, and what was wrong with newer ones."""
         problems = []
-        for folder in sorted(self.checkpoints.glob(f"{stage}-[0-9]*"), reverse=True):
+        for folder in reversed(self._checkpoints_of(stage)):
             try:
                 verify(folder)
                 return folder, problems
@@ -118,15 +143,13 @@ class RunFolder:
 
     def prune(self, stage: str, keep: int) -> None:
         """Remove all but the newest ``keep`` checkpoints of a stage."""
-        found = sorted(self.checkpoints.glob(f"{stage}-[0-9]*"))
+        found = self._checkpoints_of(stage)
         for folder in found[: len(found) - keep]:
             shutil.rmtree(folder)
 
 
 def _changes(config: RunConfig, saved: Path) -> Iterator[str]:
-    import yaml
-
-    old = _flat(to_tree(from_tree(RunConfig, yaml.safe_load(saved.read_text(encoding="utf-8")))))
+    old = _flat(to_tree(load(RunConfig, saved)))
     new = _flat(to_tree(config))
     for key in sorted(old.keys() | new.keys()):
         if key not in FREE_KEYS and old.get(key) != new.get(key):

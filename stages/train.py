@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
-from timeexpert.checkpoint import write_folder
+from timeexpert.checkpoint import verify, write_folder
 from timeexpert.config import ConfigError, load, to_tree
 from timeexpert.data.collate import BatchLoader, Reading, VideoQuestions
 from timeexpert.data.frames import FrameReader
@@ -26,16 +27,17 @@ from timeexpert.data.shards import ShardDataset
 from timeexpert.errors import UserError
 from timeexpert.evaluation.runner import Answer, choose, evaluate, mean_segment, score
 from timeexpert.model import TimeExpert, TimeExpertConfig
-from timeexpert.predict import INFERENCE, Clip, InferenceConfig, Predictor, Request
+from timeexpert.predict import INFERENCE, Clip, InferenceConfig, Predictor, Request, pick_device
 from timeexpert.reports.run_report import Example
 from timeexpert.tokenization import EventCodec, EventSequence, NumberFormat
 from timeexpert.tokenization.text import HuggingFaceText, SentencePieceText, TextTokenizer, load_text
 
 from .config import RunConfig, StageConfig
 from .loop import StageRun, seed_everything
-from .run_folder import RunFolder
+from .run_folder import RunError, RunFolder
 
 NOISE_SEED = 1234
+DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @dataclass
@@ -52,8 +54,7 @@ class Trainer:
         if self.config.train.threads is not None:
             torch.set_num_threads(self.config.train.threads)
         disable_progress_bar()  # transformers' bar for one small file would only flicker
-        auto = "cuda" if torch.cuda.is_available() else "cpu"
-        self.place = auto if self.device == "auto" else self.device
+        self.place = pick_device(self.device)
         self.datasets: dict[str, ShardDataset] = {}
         cache = int(self.config.data.cache_gib * 2**30)
         self.reader = FrameReader(self.config.model.vision.image_size, cache)
@@ -70,16 +71,37 @@ class Trainer:
         for name in only:
             if name not in names:
                 raise ConfigError(f"--stage {name!r} is not a stage of this config; there are {', '.join(names)}.")
+        try:
+            return self._execute(only)
+        except OSError as error:
+            if error.errno not in DISK_REFUSES:
+                raise
+            raise RunError(
+                f"{self.run.path}: cannot be written: {error.strerror}. Free some space and run the same command again "
+                "to continue from the last checkpoint."
+            ) from None
+
+    def _execute(self, only: Sequence[str]) -> dict[str, Any]:
         self.run.start(self.config)
         seed_everything(self.config.train.seed)
         text = self._text()
         model = self._model(text)
         before = 0
+        unfinished: list[str] = []
         for stage in self.config.stages:
             folder = self.run.models / stage.name
             if (folder / INFERENCE).is_file():
+                verify(folder)
                 model = TimeExpert.from_pretrained(folder, local_files_only=True).to(self.place)
-            elif not only or stage.name in only:
+                self.run.prune(stage.name, 0)
+            elif only and stage.name not in only:
+                unfinished.append(stage.name)
+            elif unfinished:
+                raise ConfigError(
+                    f"--stage {stage.name!r} starts from the weights of {unfinished[-1]!r}, which is not finished. "
+                    f"Train it first: --stage {unfinished[0]}, or all stages without --stage."
+                )
+            else:
                 self._train(stage, model, text, before)
                 self._export(stage, model, text, before + stage.steps)
             before += stage.steps
@@ -127,6 +149,7 @@ class Trainer:
         return EventCodec(text, NumberFormat(*model.time_digits), NumberFormat(*model.score_digits))
 
     def _loader(self, stage: StageConfig, text: TextTokenizer) -> PlannedLoader[Any]:
+        growing = stage.frame_schedule == "growing" and stage.batch_videos is not None
         reading = Reading(
             num_frames=stage.num_frames,
             sampling=stage.sampling,
@@ -136,6 +159,7 @@ class Trainer:
             max_tokens=stage.max_tokens,
             tokens_per_frame=self.config.model.tokens_per_frame,
             seed=self.config.train.seed,
+            total_draws=stage.steps * stage.accumulate * stage.batch_videos if growing else None,  # type: ignore[operator]
         )
         sources = [VideoQuestions(self.dataset(self.config.data.train[name]), stage.tasks) for name in stage.mix]
         load = BatchLoader(sources, self.reader, self._codec(text), text, reading)
@@ -308,10 +332,12 @@ def answerer(
                 read = predictor.reader.read(
                     dataset.video_key(i), lambda i=i: dataset.media(i), predictor.config.num_frames
                 )
+                request = Request(Clip(*read), sample.prompt, sample.task)
+                predictor.prompt_ids(request)  # a frame time or a prompt that cannot be written
             except UserError as error:
                 answers.append(Answer(None, error=str(error)))
                 continue
-            requests.append(Request(Clip(*read), sample.prompt, sample.task))
+            requests.append(request)
             answers.append(None)
         told = iter(predictor.answer(requests, noise_seed=noise_seed))
         return [a if a is not None else _as_answer(next(told)) for a in answers]

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,47 +98,48 @@ def verify(folder: Path) -> None:
     """Check every file against the manifest. Raises :class:`CheckpointError` that names the first that differs."""
     manifest = folder / MANIFEST
     try:
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        table = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        files = {str(name): (int(row["bytes"]), str(row["sha256"])) for name, row in table.items()}
     except FileNotFoundError:
         raise CheckpointError(f"{manifest}: missing; {folder} is not a finished checkpoint.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{manifest}: not a manifest ({error!r}). Use another checkpoint.") from None
-    for name, row in files.items():
+    for name, (size, digest) in files.items():
         path = folder / name
         if ".." in Path(name).parts or Path(name).is_absolute():
             raise CheckpointError(f"{manifest}: {name!r} leaves the folder.")
         if not path.is_file():
             raise CheckpointError(f"{path}: missing, though the manifest lists it. Use another checkpoint.")
-        if path.stat().st_size != row["bytes"] or sha256(path) != row["sha256"]:
+        if path.stat().st_size != size or sha256(path) != digest:
             raise CheckpointError(f"{path}: its bytes differ from the manifest (damaged). Use another checkpoint.")
 
 
-def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_tensors(model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
     """Optimizer state by parameter name: ``optimizer.NAME.exp_avg`` and so on."""
     names = {id(p): n for n, p in model.named_parameters()}
     out = {}
-    for parameter, state in optimizer.state.items():
-        for key, value in state.items():
-            out[f"optimizer.{names[id(parameter)]}.{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+    for optimizer in optimizers:
+        for parameter, state in optimizer.state.items():
+            for key, value in state.items():
+                out[f"optimizer.{names[id(parameter)]}.{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
     return out
 
 
-def load_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what :func:`optimizer_tensors` gave."""
+def load_optimizers(
+    model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], tensors: dict[str, Tensor]
+) -> None:
+    """Put back what :func:`optimizer_tensors` gave. Raises :class:`CheckpointError` for another model's state."""
     parameters = dict(model.named_parameters())
-    state: dict[Tensor, dict[str, Tensor]] = {}
+    owner = {id(p): o for o in optimizers for group in o.param_groups for p in group["params"]}
     for key, value in tensors.items():
         if not key.startswith("optimizer."):
             continue
         name, field = key.removeprefix("optimizer.").rsplit(".", 1)
-        if name not in parameters:
-            raise CheckpointError(
-                f"the optimizer state names {name!r}, which the model lacks: another model's checkpoint."
-            )
+        if name not in parameters or id(parameters[name]) not in owner:
+            raise CheckpointError(f"the optimizer state names {name!r}, which this stage does not train.")
         parameter = parameters[name]
         place = value if field == "step" else value.to(parameter.device)
-        state.setdefault(parameter, {})[field] = place.clone()
-    optimizer.state.update(state)
+        owner[id(parameter)].state[parameter][field] = place.clone()
 
 
 def save_trainer(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:

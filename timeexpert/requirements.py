@@ -24,7 +24,13 @@ REQUIRED = [
     "psutil>=6",
 ]
 
+# What the core does without. "serve" brings nothing yet: the server is the standard library's.
 EXTRAS = {
+    "serve": [],
+    "eval": ["pycocoevalcap>=1.2"],
+    "peft": ["peft>=0.18"],
+    "deepspeed": ["deepspeed>=0.18"],
+    "megatron": ["megatron-core>=0.16"],
     "triton": ["triton>=3.4"],
     "flash": ["flash-attn>=2.8"],
     "test": ["pytest>=8", "hypothesis>=6.100", "setuptools>=77"],

@@ -18,14 +18,18 @@ from timeexpert.data.mixture import SampleRef
 from timeexpert.data.records import Sample
 from timeexpert.data.shards import ShardDataset
 from timeexpert.errors import UserError
-from timeexpert.tokenization import Event, EventCodec, EventSequence, NumberFormatError
+from timeexpert.tokenization import Event, EventCodec, EventSequence
 from timeexpert.tokenization.interleave import frame_ids, snap_events
 from timeexpert.tokenization.text import TextTokenizer
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How videos become token rows in one stage. ``num_frames``: one of these is drawn per video's draw."""
+    """How videos become token rows in one stage.
+
+    ``num_frames``: one of these is drawn per video; with ``total_draws`` the first serves the first draws of
+    the stage and the last its last, in equal parts.
+    """
 
     num_frames: tuple[int, ...]
     sampling: str = "random"
@@ -35,6 +39,15 @@ class Reading:
     max_tokens: int = 4096
     tokens_per_frame: int = 8
     seed: int = 0
+    total_draws: int | None = None
+
+    def count(self, ref: SampleRef, rng: np.random.Generator) -> int:
+        """Frames to sample for one draw."""
+        drawn = int(rng.choice(self.num_frames))
+        if self.total_draws is None:
+            return drawn
+        place = ref.serial * len(self.num_frames) // self.total_draws
+        return self.num_frames[min(place, len(self.num_frames) - 1)]
 
 
 @dataclass
@@ -74,9 +87,9 @@ def build_row(
     row.add([*prefix, *frame_ids(codec, list(times_s), reading.tokens_per_frame)], 0, 0, False)
     start = len(row.ids)
     for sample in samples:
-        _, suffix = text.prompt(sample.prompt)
-        events = _distinct(snap_events(sample.events, list(times_s), reading.snap))  # type: ignore[arg-type]
         try:
+            _, suffix = text.prompt(sample.prompt)
+            events = _distinct(snap_events(sample.events, list(times_s), reading.snap))  # type: ignore[arg-type]
             answer = codec.encode(events)
             room = reading.max_tokens - len(row.ids) - len(suffix)
             kept = len(events)
@@ -88,7 +101,7 @@ def build_row(
                 continue
             if kept < len(events):
                 dropped.append((sample.id, f"{len(events) - kept} of {len(events)} events cut at max_tokens"))
-        except NumberFormatError as error:
+        except UserError as error:
             dropped.append((sample.id, str(error)))
             continue
         turn = len(row.sample_ids) + 1
@@ -173,21 +186,21 @@ class BatchLoader:
     def length(self, ref: SampleRef) -> int:
         """Tokens of a draw, before decoding anything (an upper bound: a short clip has fewer frames)."""
         rng, reading = self._rng(ref), self.reading
-        frames = int(rng.choice(reading.num_frames))
+        frames = reading.count(ref, rng)
         samples = self.sources[ref.dataset].pick(ref.index, reading.questions_per_video, rng)
         per_frame = reading.tokens_per_frame + self.codec.time_format.width
         total = len(self.text.prompt("")[0]) + frames * per_frame
         for sample in samples:
             try:
                 total += len(self.text.prompt(sample.prompt)[1]) + len(self.codec.encode(sample.events))
-            except NumberFormatError:
+            except UserError:
                 continue  # reported when the batch is loaded
         return min(total, reading.max_tokens)
 
     def row(self, ref: SampleRef) -> tuple[Row | None, list[tuple[str, str]]]:
         """One draw as a token row, and what was left out."""
         rng, reading, source = self._rng(ref), self.reading, self.sources[ref.dataset]
-        count = int(rng.choice(reading.num_frames))
+        count = reading.count(ref, rng)
         samples = source.pick(ref.index, reading.questions_per_video, rng)
         video = source.videos[ref.index]
         mode = "random" if reading.sampling == "random" else "uniform"
@@ -199,9 +212,9 @@ class BatchLoader:
                 mode,  # type: ignore[arg-type]
                 rng,
             )
+            shown_s = np.array([float(self.codec.time_format.quantize(t)) for t in times_s])
         except UserError as error:
             return None, [(sample.id, str(error)) for sample in samples]
-        shown_s = np.array([float(self.codec.time_format.quantize(t)) for t in times_s])
         row, dropped = build_row(self.codec, self.text, samples, frames, shown_s, reading)
         return (row if row.sample_ids else None), dropped
 

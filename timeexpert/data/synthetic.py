@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from timeexpert.data.records import Sample, write_samples
+from timeexpert.data.records import TASKS, Sample, write_samples
 from timeexpert.errors import UserError
 from timeexpert.tokenization import Event, EventSequence
 
@@ -44,6 +44,8 @@ ACTIONS = {
     "rotate": ("rotates", "rotate"),
 }
 CLIP_S = 2.0  # a highlight is scored per clip of two seconds, as in QVHighlights
+MAX_DURATION_S = 3600.0
+MIN_EVENT_S = 0.2  # times are written in tenths: a shorter event could start where it ends
 MIN_RADIUS, MAX_RADIUS = 0.11, 0.24  # of the shorter side
 
 
@@ -70,17 +72,25 @@ class SynthConfig:
             raise UserError(f"videos ({self.videos}) must be 1 or more.")
         if not 1 <= self.min_events <= self.max_events <= 6:
             raise UserError(f"events ({self.min_events} to {self.max_events}) must be between 1 and 6, smallest first.")
-        if not 0 < self.min_duration_s <= self.max_duration_s:
+        if not 0 < self.min_duration_s <= self.max_duration_s <= MAX_DURATION_S:
             raise UserError(
-                f"durations ({self.min_duration_s} to {self.max_duration_s} s) must be positive, smallest first."
+                f"durations ({self.min_duration_s} to {self.max_duration_s} s) must be positive, smallest first, and "
+                f"at most {MAX_DURATION_S:g} s."
             )
-        if not self.images and not 0 < self.min_event_s <= self.max_event_s <= self.min_duration_s:
+        if not self.images and not MIN_EVENT_S <= self.min_event_s <= self.max_event_s <= self.min_duration_s:
             raise UserError(
-                f"event lengths ({self.min_event_s} to {self.max_event_s} s) must be positive, smallest first, and "
-                f"no longer than the shortest video ({self.min_duration_s} s)."
+                f"event lengths ({self.min_event_s} to {self.max_event_s} s) must be {MIN_EVENT_S} s or more, "
+                f"smallest first, and no longer than the shortest video ({self.min_duration_s} s)."
             )
         if not 0 <= self.persistent <= 1:
             raise UserError(f"persistent ({self.persistent}) is a share of the events, between 0 and 1.")
+        if not self.frame_rates or not all(1 <= rate <= 120 for rate in self.frame_rates):
+            raise UserError(f"frame_rates ({list(self.frame_rates)}) must list rates between 1 and 120 per second.")
+        if not self.sizes or not all(side % 2 == 0 and 16 <= side <= 2048 for size in self.sizes for side in size):
+            raise UserError(f"sizes ({list(self.sizes)}) must list heights and widths that are even, 16 to 2048.")
+        for task in self.tasks:
+            if task not in TASKS:
+                raise UserError(f"tasks: {task!r} is not one of {', '.join(TASKS)}.")
 
 
 @dataclass(frozen=True)
@@ -300,6 +310,10 @@ def questions(scene: Scene, config: SynthConfig) -> list[Sample]:
                     add("general", f"Which shape is {event.colour}?", [Event(text=event.shape)])
     if config.images:
         return out
+    if "general" in config.tasks:
+        add("general", "In which order do they appear?", [Event(text=", ".join(e.name for e in scene.events))])
+        for event in scene.events:
+            add("general", f"What does the {event.name} do?", [Event(text=ACTIONS[event.action][0])])
     for event in scene.events:
         verb = ACTIONS[event.action][1]
         if "moment_retrieval" in config.tasks:
