@@ -23,10 +23,10 @@ def grouped_gemm_torch(rows_PD: Tensor, weight_EDF: Tensor, counts_E: Tensor) ->
     return F.grouped_mm(rows_PD, weight_EDF, offs=counts_E.cumsum(0).to(torch.int32))
 
 
-def can_use_grouped_mm(rows: Tensor, weight: Tensor) -> bool:
+def can_use_grouped_mm(rows: Tensor, *weights: Tensor) -> bool:
     """Whether torch's grouped_mm takes these: 16-byte strides; bf16 on a GPU, also float32 on a CPU."""
     types = (torch.bfloat16,) if rows.is_cuda else (torch.bfloat16, torch.float32, torch.float16)
-    aligned = all(n * rows.element_size() % 16 == 0 for n in (weight.shape[1], weight.shape[2]))
+    aligned = all(n * rows.element_size() % 16 == 0 for weight in weights for n in weight.shape[1:])
     return hasattr(F, "grouped_mm") and rows.dtype in types and aligned and rows.shape[0] > 0
 
 
@@ -46,12 +46,13 @@ class Experts(nn.Module):
             kind = torch.get_autocast_dtype(rows_PD.device.type)
             rows_PD, gate_up, down = rows_PD.to(kind), gate_up.to(kind), down.to(kind)
         gemm = grouped_gemm_loop
-        if self.backend != "loop" and can_use_grouped_mm(rows_PD, gate_up):
+        if self.backend != "loop" and can_use_grouped_mm(rows_PD, gate_up, down):
             gemm = grouped_gemm_torch
         elif self.backend == "grouped_mm" and rows_PD.shape[0]:
             raise ValueError(
                 f"moe.backend is grouped_mm, but torch's grouped_mm does not take {rows_PD.dtype} of shape "
-                f"{tuple(gate_up.shape)} on {rows_PD.device.type}. Use backend auto, or dims that are multiples of 8."
+                f"{tuple(gate_up.shape)} and {tuple(down.shape)} on {rows_PD.device.type}. Use backend auto, or dims "
+                "that are multiples of 8."
             )
         gate, up = gemm(rows_PD, gate_up, counts_E).chunk(2, dim=-1)
         return gemm(F.silu(gate) * up, down, counts_E)

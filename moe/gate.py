@@ -89,19 +89,24 @@ class Gate(nn.Module):
                 return self._topk(score_TE)
             return self._topany(score_TE, type_T)
 
+    def _with_history(self, score_TE: Tensor, type_T: Tensor) -> Tensor:
+        """(s + alpha * A[t, e]) / (1 + alpha): what is compared with the thresholds."""
+        alpha = self.config.alpha
+        return (score_TE + alpha * self.activation_rates[type_T].float()) / (1 + alpha)
+
     def _topk(self, logits_TE: Tensor) -> Routing:
         masked = logits_TE.masked_fill(~self.active_experts, float("-inf"))
         top_TK, index_TK = masked.topk(self.config.top_k, dim=-1)
         gate_TE = torch.zeros_like(logits_TE).scatter(1, index_TK, top_TK.softmax(-1))
         mask_TE = torch.zeros_like(logits_TE, dtype=torch.bool).scatter(1, index_TK, True)
         none_T = torch.zeros_like(mask_TE[:, 0])
-        return self._routing(mask_TE, gate_TE, gate_TE, logits_TE, none_T, logits_TE.new_zeros(()), logits_TE)
+        z_logits_TE = logits_TE[:, self.active_experts]
+        return self._routing(mask_TE, gate_TE, gate_TE, logits_TE, none_T, logits_TE.new_zeros(()), z_logits_TE)
 
     def _topany(self, score_TE: Tensor, type_T: Tensor) -> Routing:
         assert self.threshold is not None
-        alpha, active = self.config.alpha, self.active_experts
-        history_TE = self.activation_rates[type_T]
-        task_TE = (score_TE + alpha * history_TE) / (1 + alpha)
+        active = self.active_experts
+        task_TE = self._with_history(score_TE, type_T)
         # sigma is monotone: it does not change who passes, it shapes the gradient
         margin_TE = torch.sigmoid(task_TE) - torch.sigmoid(self.threshold.float())
         hard_TE = (margin_TE > 0) & active
@@ -141,13 +146,14 @@ class Gate(nn.Module):
         return Routing(token_P, expert_P, weight_P, mask_TE, gate_TE, score_TE, fallback_T, flipped, z_logits_TE)
 
     @torch.no_grad()
-    def calibrate(self, x_TD: Tensor) -> None:
-        """Set each threshold so that expert e accepts top_k / num_experts of the tokens x_TD (A7.4).
+    def calibrate(self, x_TD: Tensor, type_T: Tensor) -> None:
+        """Set each threshold so that expert e accepts top_k / num_experts of the tokens x_TD of types type_T (A7.4).
 
         Zero thresholds would accept half of all experts; after this the mean number per token is ``top_k``.
         """
         if self.threshold is None:
             return
         share = 1 - self.config.top_k / int(self.active_experts.sum())
-        quantile = torch.quantile(self.scores(x_TD), max(0.0, share), dim=0)
-        self.threshold.copy_(quantile / (1 + self.config.alpha))
+        with torch.autocast(x_TD.device.type, enabled=False):
+            task_TE = self._with_history(self.scores(x_TD), type_T)
+        self.threshold.copy_(torch.quantile(task_TE, max(0.0, share), dim=0))

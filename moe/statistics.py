@@ -29,8 +29,12 @@ class LayerStatistics:
     @classmethod
     def zeros(cls, gate: Gate) -> LayerStatistics:
         types, experts = gate.activation_rates.shape
-        new = gate.activation_rates.new_zeros
-        return cls(new((types, experts)), new(types), new(()), new(()))
+        device = gate.activation_rates.device
+
+        def new(*shape: int) -> Tensor:  # float32 whatever the model's type: bf16 counts whole numbers up to 256
+            return torch.zeros(shape, device=device)
+
+        return cls(new(types, experts), new(types), new(), new())
 
     @torch.no_grad()
     def update(self, routing: Routing, type_T: Tensor, valid_T: Tensor) -> None:
