@@ -72,7 +72,11 @@ class MoEDecoder(nn.Module):
             past = cache.get_seq_length() if cache is not None else 0
             position_ids = (torch.arange(embeds.shape[1], device=embeds.device) + past)[None]
         mask = attention_mask
-        if mask is None or mask.dim() != 4:
+        if mask is not None and mask.dim() == 4:
+            attention = self.config._attn_implementation
+            if attention not in ("sdpa", "eager"):
+                raise ValueError(f"{attention} takes no mask of questions packed behind one video; use attention sdpa.")
+        else:
             mask = create_causal_mask(
                 config=self.config,
                 inputs_embeds=embeds,

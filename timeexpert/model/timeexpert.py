@@ -41,11 +41,14 @@ class TimeExpert(PreTrainedModel, GenerationMixin):
     _supports_flash_attn = True
     _supports_attention_backend = True
     _no_split_modules = ["MoEDecoderLayer"]
+    # bf16 steps are coarser than a rate's moving average moves
+    _keep_in_fp32_modules_strict = ["threshold", "activation_rates"]
 
     def __init__(self, config: TimeExpertConfig) -> None:
         super().__init__(config)
         self.ids = config.id_space
-        config.text_config._attn_implementation = config._attn_implementation or "sdpa"
+        for part in (config.text_config, config.vision_config):
+            part._attn_implementation = config._attn_implementation or "sdpa"
         self.frame_encoder = FrameEncoder(config)
         self.embedding = TokenEmbedding(self.ids, config.text_config.hidden_size, config.text_config.pad_token_id)
         self.decoder = MoEDecoder(config.text_config, config.moe_config, len(TokenType))
@@ -126,6 +129,18 @@ class TimeExpert(PreTrainedModel, GenerationMixin):
         logits = self.heads(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
         return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
 
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Beams: a row's frames are repeated together, not each by itself, as its placeholders come."""
+        frames = kwargs.pop("pixel_values", None)
+        if frames is not None and expand_size > 1 and input_ids is not None:
+            counts = (input_ids == self.ids.vision).sum(1) // self.config.tokens_per_frame
+            parts = frames.split(counts.tolist())
+            frames = torch.cat([part for part in parts for _ in range(expand_size)])
+        input_ids, kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
+        return input_ids, {**kwargs, "pixel_values": frames}
+
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, past_key_values: Cache | None = None, pixel_values: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
@@ -191,7 +206,7 @@ class TimeExpert(PreTrainedModel, GenerationMixin):
         for layer in self.decoder.layers:
 
             def hook(module: nn.Module, args: tuple[Tensor, Tensor]) -> None:
-                module.gate.calibrate(args[0][valid])  # type: ignore[operator, union-attr]
+                module.gate.calibrate(args[0][valid], args[1][valid])  # type: ignore[operator, union-attr]
 
             handles.append(layer.moe.register_forward_pre_hook(hook))  # type: ignore[union-attr]
         try:

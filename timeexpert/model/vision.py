@@ -28,6 +28,12 @@ class FrameEncoder(nn.Module):
         self.compressor: SlotCompressor | None = None
         if self.placement != "vision":
             queries = config.projector_queries
+            patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+            if patches not in queries:
+                raise ValueError(
+                    f"image_size ({config.vision_config.image_size}) gives {patches} patches, for which "
+                    f"projector_queries ({queries}) names no number of queries; ARIA's are 490 and 980 pixels."
+                )
             if self.placement == "queries":
                 queries = dict.fromkeys(queries, config.tokens_per_frame)
             aria = AriaConfig(
