@@ -14,6 +14,7 @@ import torch
 from timeexpert.checkpoint import CheckpointError, verify
 from timeexpert.data.frames import FrameReader, Source
 from timeexpert.data.video import Video
+from timeexpert.errors import UserError
 from timeexpert.model import EventGrammarProcessor, TimeExpert
 from timeexpert.tokenization import EventCodec, EventGrammar, EventSequence, GrammarLimits, Problem, interleave
 from timeexpert.tokenization.text import TextTokenizer, load_text
@@ -44,7 +45,7 @@ class InferenceConfig:
         """The settings of a model folder. Raises :class:`CheckpointError`."""
         try:
             return cls(**json.loads((folder / INFERENCE).read_text(encoding="utf-8")))
-        except (OSError, json.JSONDecodeError, TypeError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise CheckpointError(
                 f"{folder / INFERENCE}: cannot be read: {error}. Use a folder under RUN/models."
             ) from None
@@ -70,12 +71,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer: events, what did not parse, and which frame times the model saw."""
+    """The answer: events, what did not parse, which frame times the model saw, and how many tokens it took
+    (visual and frame-time tokens are the prompt's, the end of sequence is the completion's)."""
 
     events: EventSequence
     problems: list[Problem] = field(default_factory=list)
     frame_times_s: tuple[float, ...] = ()
     duration_s: float = 0.0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """JSON object; times in seconds."""
@@ -85,6 +89,17 @@ class Prediction:
             "frame_times_s": list(self.frame_times_s),
             "duration_s": self.duration_s,
         }
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto``: a CUDA or ROCm device where there is one, else the CPU. Raises :class:`UserError`."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device {name!r} cannot be used: {reason} Choose auto, cpu, cuda or cuda:N.") from None
 
 
 def resolve_model(path: str | Path) -> Path:
@@ -115,11 +130,11 @@ class Predictor:
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto") -> Predictor:
         """From a run folder or a model folder. Raises :class:`CheckpointError` where something is damaged."""
+        place = pick_device(device)
         folder = resolve_model(path)
         verify(folder)
         config = InferenceConfig.read(folder)
         model = TimeExpert.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-        place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         return cls(model.to(place).eval(), load_text(str(folder)), config)
 
     def clip(self, source: Source, *, name: str | None = None, num_frames: int | None = None) -> Clip:
@@ -192,9 +207,10 @@ class Predictor:
             eos_token_id=self.text.eos_id,
         )
         predictions = []
-        for request, (_, shown_s), ids in zip(requests, built, out[:, longest:].tolist(), strict=True):
+        for request, (asked, shown_s), ids in zip(requests, built, out[:, longest:].tolist(), strict=True):
             events, problems = self.codec.decode(ids)
-            predictions.append(Prediction(events, problems, shown_s, request.clip.duration_s))
+            tokens = ids.index(self.text.eos_id) + 1 if self.text.eos_id in ids else len(ids)
+            predictions.append(Prediction(events, problems, shown_s, request.clip.duration_s, len(asked), tokens))
         return predictions
 
     def with_config(self, **changes: Any) -> Predictor:
