@@ -76,6 +76,8 @@ class MoEDecoder(nn.Module):
             attention = self.config._attn_implementation
             if attention not in ("sdpa", "eager"):
                 raise ValueError(f"{attention} takes no mask of questions packed behind one video; use attention sdpa.")
+            if attention == "eager":  # adds the mask to the scores
+                mask = torch.zeros_like(mask, dtype=embeds.dtype).masked_fill(~mask, torch.finfo(embeds.dtype).min)
         else:
             mask = create_causal_mask(
                 config=self.config,

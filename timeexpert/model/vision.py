@@ -36,9 +36,9 @@ class FrameEncoder(nn.Module):
                 )
             if self.placement == "queries":
                 queries = dict.fromkeys(queries, config.tokens_per_frame)
-            aria = AriaConfig(
-                vision_config=config.vision_config,
-                text_config=config.text_config,
+            aria = AriaConfig(  # of copies: it sets the attention of the configs that it is given
+                vision_config=config.vision_config.to_dict(),
+                text_config=config.text_config.to_dict(),
                 projector_patch_to_query_dict=queries,
             )
             self.projector = AriaProjector(aria)
