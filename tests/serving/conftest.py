@@ -1,0 +1,157 @@
+"""A model of a few thousand weights, untrained, and a server around it on a free loopback port."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from timeexpert.checkpoint import write_folder
+from timeexpert.model import TimeExpert, TimeExpertConfig
+from timeexpert.predict import INFERENCE, Predictor
+from timeexpert.serving.engine import Engine
+from timeexpert.serving.limits import ServingLimits
+from timeexpert.serving.server import Access, Server
+from timeexpert.tokenization.text import SentencePieceText
+
+from ..data.media import write_video
+
+PROMPT = "When does the red circle grow?"
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder as training leaves it: weights, tokenizer, inference.json, manifest."""
+    root = tmp_path_factory.mktemp("model")
+    text = SentencePieceText.train([PROMPT, "a red circle grows"], 320, root / "text")
+    torch.manual_seed(0)
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    decoder = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+    config = TimeExpertConfig(
+        {"model_type": "siglip_vision_model", "image_size": 16, "patch_size": 8, "vision_use_head": False, **vision},
+        {
+            **decoder,
+            "vocab_size": text.vocab_size,
+            "intermediate_size": 16,
+            "max_position_embeddings": 1024,
+            "pad_token_id": text.pad_id,
+            "eos_token_id": text.eos_id,
+            "bos_token_id": None,
+        },
+        moe={"num_experts": 2, "expert_dim": 16, "num_shared_experts": 1, "top_k": 1},
+        compressor="vision",
+        initializer_range=0.5,
+    )
+    model = TimeExpert(config)
+
+    def fill(folder: Path) -> None:
+        model.save_pretrained(folder)
+        text.save(folder)
+        (folder / INFERENCE).write_text(json.dumps({"num_frames": 4, "max_new_tokens": 48, "max_events": 4}))
+
+    write_folder(root / "tiny", fill)
+    return root / "tiny"
+
+
+@pytest.fixture(scope="session")
+def predictor(model_folder: Path) -> Predictor:
+    return Predictor.load(model_folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """4.0 s of noise, 5 frames a second, in a folder that file:// may name."""
+    return write_video(tmp_path_factory.mktemp("media") / "in" / "noise.mp4", num_frames=20, fps=5)
+
+
+def data_url(data: bytes) -> str:
+    return "data:video/mp4;base64," + base64.b64encode(data).decode()
+
+
+def question(url: str, text: str = PROMPT, **fields: Any) -> dict[str, Any]:
+    """The body that lmms-eval sends, with ``fields`` added or put in place of its own."""
+    content = [{"type": "video_url", "video_url": {"url": url}}, {"type": "text", "text": text}]
+    return {"messages": [{"role": "user", "content": content}], "temperature": 0.0, **fields}
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    body: dict[str, Any]
+    headers: http.client.HTTPMessage
+
+    @property
+    def message(self) -> str:
+        """What an error says."""
+        return str(self.body["error"]["message"])
+
+
+@dataclass(frozen=True)
+class Client:
+    """Asks one server."""
+
+    server: Server
+
+    def send(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Reply:
+        host, port = self.server.server_address[:2]
+        connection = http.client.HTTPConnection(str(host), int(port), timeout=30)
+        try:
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method, path, body, {"Content-Type": "application/json", **named})
+            response = connection.getresponse()
+            data = response.read()
+            return Reply(response.status, json.loads(data) if data else {}, response.headers)
+        finally:
+            connection.close()
+
+    def ask(self, body: dict[str, Any] | bytes, **headers: str) -> Reply:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.send("POST", "/v1/chat/completions", data, **headers)
+
+
+class Servers:
+    """Starts servers around one engine and stops them all."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        self._started: list[tuple[Server, threading.Thread]] = []
+        self._engines: list[Engine] = []
+
+    def start(self, access: Access | None = None, engine: Engine | None = None, **limits: Any) -> Client:
+        if engine is None:
+            engine = Engine(self._predictor, "tiny", ServingLimits(**limits)).__enter__()
+            self._engines.append(engine)
+        server = Server("127.0.0.1", 0, engine, access or Access())
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        self._started.append((server, thread))
+        return Client(server)
+
+    def stop(self) -> None:
+        for server, thread in self._started:
+            server.shutdown()
+            thread.join()
+            server.server_close()
+        for engine in self._engines:
+            engine.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="module")
+def servers(predictor: Predictor) -> Iterator[Servers]:
+    started = Servers(predictor)
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def client(servers: Servers, video: Path) -> Client:
+    """The usual server; file:// may name the videos' folder."""
+    return servers.start(Access(allowed_folder=video.parent))

@@ -1,0 +1,50 @@
+"""What one request, and all of them together, may cost; and the error that says which rule was broken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from timeexpert.data.video import VideoLimits
+from timeexpert.errors import UserError
+
+
+class RequestError(UserError):
+    """A request that is refused. ``status`` and ``kind`` are HTTP's and OpenAI's words for it."""
+
+    def __init__(self, message: str, status: int = 400, kind: str = "invalid_request_error") -> None:
+        super().__init__(message)
+        self.status, self.kind = status, kind
+
+
+def served_video_limits() -> VideoLimits:
+    """Tighter than for training data, which its owner chose: anybody may send a video here."""
+    return VideoLimits(
+        max_pixels=4096 * 2304,
+        max_frames=500_000,
+        max_bytes=4 * 2**30,
+        max_output_bytes=2**30,
+        max_duration_s=12 * 3600,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingLimits:
+    """Bytes, seconds and counts. What exceeds one of them is refused with words, never cut.
+
+    ``max_concurrent`` requests may hold a body or wait for the model. One with a body of 63 MiB took 235 MiB in the
+    server (the body, its text, the video) until its video was decoded.
+    """
+
+    max_body_bytes: int = 64 * 2**20
+    max_header_bytes: int = 128 * 2**10
+    max_json_marks: int = 65_536  # brackets and commas: 64 MiB of "[]," would become 1.4 GB of Python lists
+    max_concurrent: int = 8
+    max_connections: int = 64
+    max_num_frames: int = 256
+    max_prompt_chars: int = 16_000
+    header_timeout_s: float = 10.0
+    body_timeout_s: float = 120.0
+    write_timeout_s: float = 30.0
+    linger_s: float = 2.0  # after a refusal, for a client that is still sending and has not read the answer
+    decode_timeout_s: float = 60.0
+    video: VideoLimits = field(default_factory=served_video_limits)
