@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
-from timeexpert.checkpoint import verify, write_folder
+from timeexpert.checkpoint import MANIFEST, verify, write_folder
 from timeexpert.config import ConfigError, load, to_tree
 from timeexpert.data.collate import BatchLoader, Reading, VideoQuestions
 from timeexpert.data.frames import FrameReader
@@ -27,7 +27,7 @@ from timeexpert.data.shards import ShardDataset
 from timeexpert.errors import UserError
 from timeexpert.evaluation.runner import Answer, choose, evaluate, mean_segment, score
 from timeexpert.model import TimeExpert, TimeExpertConfig
-from timeexpert.predict import INFERENCE, Clip, InferenceConfig, Predictor, Request, pick_device
+from timeexpert.predict import INFERENCE, Clip, InferenceConfig, Predictor, Request, load_model, pick_device
 from timeexpert.reports.run_report import Example
 from timeexpert.tokenization import EventCodec, EventSequence, NumberFormat
 from timeexpert.tokenization.text import HuggingFaceText, SentencePieceText, TextTokenizer, load_text
@@ -92,7 +92,7 @@ class Trainer:
             folder = self.run.models / stage.name
             if (folder / INFERENCE).is_file():
                 verify(folder)
-                model = TimeExpert.from_pretrained(folder, local_files_only=True).to(self.place)
+                model = load_model(folder).to(self.place)
                 self.run.prune(stage.name, 0)
             elif only and stage.name not in only:
                 unfinished.append(stage.name)
@@ -133,7 +133,11 @@ class Trainer:
     def _model(self, text: TextTokenizer) -> TimeExpert:
         pretrained = self.config.model.pretrained
         if pretrained is not None:
-            model = TimeExpert.from_pretrained(pretrained, local_files_only=True)
+            if not (Path(pretrained) / "config.json").is_file():
+                raise ConfigError(f"model.pretrained ({pretrained}): no config.json there. Give the folder of a model.")
+            if (Path(pretrained) / MANIFEST).is_file():
+                verify(Path(pretrained))
+            model = load_model(pretrained)
             if model.config.text_config.vocab_size != text.vocab_size:
                 raise ConfigError(
                     f"model.pretrained ({pretrained}) has {model.config.text_config.vocab_size} text pieces, the "
@@ -217,6 +221,8 @@ class Trainer:
             figures = self._figures(stage, control, model, text)
             row = {"kind": "eval", "stage": stage.name, "global_step": step, "control": control, **figures}
             self.run.record(row)
+            told = ", ".join(f"{name} {value}" for name, value in flat_figures(row).items())
+            self.console.print(f"evaluated {stage.name}{f' ({control})' if control else ''}: {told}", highlight=False)
             key = f"evaluate {stage.name}" + (f" {control}" if control else "")
             self.seconds[key] = time.monotonic() - began
 

@@ -13,6 +13,7 @@ from rich.progress import track
 
 from timeexpert.config import ConfigError, load
 from timeexpert.data.build import build
+from timeexpert.data.progress import shown
 from timeexpert.data.synthetic import synthesise
 from timeexpert.paths import config_path
 from timeexpert.reports.run_report import write_report
@@ -69,6 +70,7 @@ def make_data(config: RunConfig, folder: RunFolder, console: Console) -> dict[st
             for _ in track(steps, total=settings.videos, description=f"videos: {name}", console=console):
                 pass
         if not (shards / "dataset.json").is_file():
-            build(raw / "samples.jsonl", raw / "media", shards, shard_mb=32, workers=workers)
+            with shown(f"shards: {name}") as progress:
+                build(raw / "samples.jsonl", raw / "media", shards, shard_mb=32, workers=workers, progress=progress)
         seconds[f"data {name}"] = time.monotonic() - began
     return seconds

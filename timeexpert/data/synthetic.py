@@ -46,7 +46,7 @@ ACTIONS = {
 CLIP_S = 2.0  # a highlight is scored per clip of two seconds, as in QVHighlights
 MAX_DURATION_S = 3600.0
 MIN_EVENT_S = 0.2  # times are written in tenths: a shorter event could start where it ends
-MIN_RADIUS, MAX_RADIUS = 0.11, 0.24  # of the shorter side
+MIN_RADIUS, MAX_RADIUS = 0.13, 0.26  # of the shorter side
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def make_scene(config: SynthConfig, index: int) -> Scene:
                 end_s,
                 float(np.clip(x + rng.uniform(-0.06, 0.06), 0.24, 0.76)),
                 float(np.clip(y + rng.uniform(-0.03, 0.03), 0.24, 0.76)),
-                float(rng.uniform(0.15, 0.21)),
+                float(rng.uniform(0.17, 0.215)),
                 bool(rng.random() < config.persistent and action != "appear"),
             )
         )
