@@ -142,9 +142,10 @@ class StageRun:
                 continue
             empty += 1
             if empty == EMPTY_BATCHES_IN_A_ROW:
+                reason = dropped[-1][1].rstrip(".") if dropped else "no questions"
                 raise TrainingError(
                     f"stage {self.stage.name!r}: {empty} batches in a row held nothing readable; the last reason: "
-                    f"{dropped[-1][1] if dropped else 'no questions'}. Run timeexpert data validate on the shards."
+                    f"{reason}. Run timeexpert data validate on the shards."
                 )
 
     def _note_dropped(self, dropped: Any) -> None:

@@ -102,6 +102,15 @@ def pick_device(name: str) -> torch.device:
         raise UserError(f"device {name!r} cannot be used: {reason} Choose auto, cpu, cuda or cuda:N.") from None
 
 
+def load_model(folder: str | Path) -> TimeExpert:
+    """The model of a folder. Its weights are copied out of the mapped file: there they lie at odd addresses, where
+    matrix products round otherwise, and a run that was interrupted would not repeat an unbroken one."""
+    model = TimeExpert.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
+    return model
+
+
 def resolve_model(path: str | Path) -> Path:
     """The model folder of a run (its last finished stage) or of a path that is one already."""
     path = Path(path)
@@ -134,7 +143,7 @@ class Predictor:
         folder = resolve_model(path)
         verify(folder)
         config = InferenceConfig.read(folder)
-        model = TimeExpert.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        model = load_model(folder)
         return cls(model.to(place).eval(), load_text(str(folder)), config)
 
     def clip(self, source: Source, *, name: str | None = None, num_frames: int | None = None) -> Clip:
