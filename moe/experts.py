@@ -41,7 +41,8 @@ class Experts(nn.Module):
 
     def forward(self, rows_PD: Tensor, counts_E: Tensor) -> Tensor:
         """rows_PD sorted by expert, counts_E (E,) int64 rows of each; returns (P, D)."""
-        gate_up, down = self.gate_up_proj, self.down_proj
+        gate_up: Tensor = self.gate_up_proj
+        down: Tensor = self.down_proj
         if torch.is_autocast_enabled(rows_PD.device.type):  # grouped_mm does not follow autocast
             kind = torch.get_autocast_dtype(rows_PD.device.type)
             rows_PD, gate_up, down = rows_PD.to(kind), gate_up.to(kind), down.to(kind)

@@ -129,6 +129,7 @@ def test_inactive_slots_are_never_chosen(router: str, fallback: str):
     gate.weight.data[3:] = gate.weight.data[:3] * 2  # just as attractive
     routing = gate(torch.randn(50, 8), torch.zeros(50, dtype=torch.long))
     assert not routing.mask_TE[:, 3:].any() and routing.z_logits_TE.shape == (50, 3)
+    assert not routing.gate_TE[:, 3:].any()  # nor counted by the losses
 
 
 def sigmoid_slope(value: float) -> float:
@@ -205,6 +206,13 @@ def test_the_gate_computes_in_float32_under_bf16_autocast():
         gate.calibrate(x, types)
     assert got.score_TE.dtype == torch.float32 and torch.equal(got.score_TE, want.score_TE)
     assert torch.equal(got.mask_TE, want.mask_TE)
+
+
+def test_the_gate_of_a_bf16_model_computes_in_float32():
+    gate = make_gate(MoEConfig(num_experts=32, top_k=4)).to(torch.bfloat16)
+    x = torch.randn(100, 8, dtype=torch.bfloat16)
+    cosine = torch.nn.functional.cosine_similarity(x.float()[:, None], gate.weight.float()[None], dim=-1)
+    assert_close(gate(x, torch.zeros(100, dtype=torch.long)).score_TE, cosine / 1.01)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,8 @@ class TimeExpertConfig(PretrainedConfig):
             text_config = {}
         if isinstance(text_config, dict):
             text_config = AriaTextConfig(**{k: v for k, v in text_config.items() if k != "model_type"})
-        self.vision_config, self.text_config = vision_config, text_config
+        self.vision_config: Any = vision_config
+        self.text_config: Any = text_config
         self.moe = dict(moe or {})
         if compressor not in PLACEMENTS:
             raise ValueError(f"compressor ({compressor!r}) must be one of {', '.join(PLACEMENTS)}.")
