@@ -228,7 +228,7 @@ class _StopOn:
         self.stage = stage
 
     def __enter__(self) -> None:
-        self.old = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGINT)}
+        self.old: dict[int, Any] = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGINT)}
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.old.items():

@@ -43,7 +43,11 @@ def build_optimizers(model: nn.Module, stage: StageConfig) -> list[torch.optim.O
     if matrices:
         optimizers.append(
             torch.optim.Muon(
-                matrices, lr=stage.matrix_lr or stage.lr, weight_decay=stage.weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+                matrices,
+                lr=stage.matrix_lr or stage.lr,
+                weight_decay=stage.weight_decay,
+                momentum=0.95,
+                adjust_lr_fn="match_rms_adamw",
             )
         )
     return optimizers

@@ -22,8 +22,15 @@ from timeexpert.errors import UserError
 from .config import RunConfig
 
 # What may differ when a run is continued: it changes speed or reports, never the weights.
-FREE_KEYS = ("train.checkpoint_every", "train.keep_checkpoints", "train.log_every", "train.experts_every")
-FREE_KEYS += ("data.num_workers", "data.cache_gib", "data.root")
+FREE_KEYS: tuple[str, ...] = (
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.log_every",
+    "train.experts_every",
+    "data.num_workers",
+    "data.cache_gib",
+    "data.root",
+)
 
 
 class RunError(UserError):
@@ -132,7 +139,7 @@ class RunFolder:
 
     def latest_checkpoint(self, stage: str) -> tuple[Path | None, list[str]]:
         """The newest undamaged checkpoint of a stage, and what was wrong with newer ones."""
-        problems = []
+        problems: list[str] = []
         for folder in reversed(self._checkpoints_of(stage)):
             try:
                 verify(folder)

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -270,7 +271,7 @@ class Trainer:
         for row in picked:
             i = where[row["id"]]
             frames, times_s, duration_s = self.reader.read(
-                dataset.video_key(i), lambda i=i: dataset.media(i), self.config.eval.num_frames
+                dataset.video_key(i), partial(dataset.media, i), self.config.eval.num_frames
             )
             told = None if row["prediction"] is None or row["problems"] else EventSequence.from_json(row["prediction"])
             truth = EventSequence.from_json(row["truth"])
@@ -336,7 +337,7 @@ def answerer(
             i = where[sample.id]
             try:
                 read = predictor.reader.read(
-                    dataset.video_key(i), lambda i=i: dataset.media(i), predictor.config.num_frames
+                    dataset.video_key(i), partial(dataset.media, i), predictor.config.num_frames
                 )
                 request = Request(Clip(*read), sample.prompt, sample.task)
                 predictor.prompt_ids(request)  # a frame time or a prompt that cannot be written

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 HELP = "evaluate a run or a model folder on a shard folder: moments, dense captions, highlights"
 
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if not samples:
         raise UserError(f"{dataset.path}: holds no moment retrieval, dense captioning or highlight question.")
     ask = answerer(predictor, dataset, NOISE_SEED if args.noise_frames else None)
-    figures = {}
+    figures: dict[str, Any] = {}
     console = Console(stderr=args.json)
     with Progress(console=console) as progress:
         task = progress.add_task("questions", total=len(samples))
