@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny import tiny_data, tiny_run  # noqa: F401 (fixtures of every test that needs a run)
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

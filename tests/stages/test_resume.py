@@ -1,0 +1,306 @@
+"""Runs that are killed, stopped or out of disk, in real processes: what comes back is the unbroken run, to the bit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.tiny import STAGE, TIMED, command, config_tree, rows, run_config, train, write_config
+
+# Steps of sft wait here for the test, so that a kill hits the same step on any machine.
+GATED = """
+import os, time
+from timeexpert.stages import loop
+record = loop.StageRun._record
+def wait_at(self, *args):
+    record(self, *args)
+    if self.stage.name == os.environ["WAIT_IN"] and self.step == int(os.environ["WAIT_AT"]):
+        while not os.path.exists(os.environ["WAIT_FOR"]):
+            time.sleep(0.02)
+loop.StageRun._record = wait_at
+"""
+
+
+def start_gated(config: Path, out: Path, stage: str, step: int) -> subprocess.Popen[str]:
+    """``timeexpert train`` that has recorded ``step`` of ``stage`` and waits; OUT/go lets it go on."""
+    os.environ.update(WAIT_IN=stage, WAIT_AT=str(step), WAIT_FOR=str(out / "go"))
+    try:
+        process = command("train", config, "--out", out, "--device", "cpu", code=GATED)
+    finally:
+        for name in ("WAIT_IN", "WAIT_AT", "WAIT_FOR"):
+            del os.environ[name]
+    deadline = time.monotonic() + 60
+    while not any((r["stage"], r["step"]) == (stage, step) for r in read_whole_lines(out / "metrics.jsonl")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process
+
+
+def read_whole_lines(metrics: Path) -> list[dict[str, Any]]:
+    import json
+
+    text = metrics.read_text(encoding="utf-8") if metrics.is_file() else ""
+    return [r for r in map(json.loads, text.rpartition("\n")[0].splitlines()) if r["kind"] == "train"]
+
+
+def figures(run: Path) -> list[dict[str, Any]]:
+    """All rows of metrics.jsonl but for what a clock measured."""
+    return [{k: v for k, v in row.items() if k != "tokens_per_s"} for row in rows(run / "metrics.jsonl")]
+
+
+def assert_same_run(run: Path, unbroken: Path) -> None:
+    """Every loss, expert statistic and figure, the weights and the answers are equal to the last bit."""
+    assert figures(run) == figures(unbroken)
+    for stage in ("backbone", "sft"):
+        ours, theirs = (load_file(r / "models" / stage / "model.safetensors") for r in (run, unbroken))
+        assert ours.keys() == theirs.keys()
+        assert [name for name in ours if not ours[name].equal(theirs[name])] == []
+    for name in ("sft.jsonl", "sft.noise_frames.jsonl"):
+        assert (run / "predictions" / name).read_bytes() == (unbroken / "predictions" / name).read_bytes()
+
+
+def test_two_runs_with_one_seed_are_equal_to_the_bit(tiny_data: Path, tiny_run: Path, tmp_path: Path) -> None:
+    train(run_config(tiny_data), tmp_path / "again")
+    assert_same_run(tmp_path / "again", tiny_run)
+
+
+def test_a_run_killed_in_the_middle_of_a_stage_ends_as_if_it_had_not_been(
+    tiny_data: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    config, run = write_config(tiny_data, tmp_path / "tiny.yaml"), tmp_path / "run"
+    process = start_gated(config, run, "sft", 5)  # checkpoints are written after steps 3 and 6
+    second = command("train", config, "--out", run)  # while the first one is alive
+    try:
+        said, _ = second.communicate(timeout=60)
+        assert second.returncode == 2
+        assert f"another process (pid {process.pid}) is writing into this run folder" in said
+        assert "Traceback" not in said
+    finally:
+        process.kill()
+        process.wait()
+    assert not (run / "models" / "sft").exists()
+    with open(run / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"kind": "train", "stage": "sft", "step"')  # a row cut in half
+    # the second half reads its videos in a worker process, and checkpoints at other steps
+    free = {"data": {**config_tree(tiny_data)["data"], "num_workers": 1}}
+    train(run_config(tiny_data, **free), run)
+    assert_same_run(run, tiny_run)
+    assert list((run / "checkpoints").iterdir()) == []
+
+
+def test_a_run_killed_between_stages_goes_on_from_the_finished_model(
+    tiny_data: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    train(run_config(tiny_data), run, only=["backbone"])
+    assert not (run / "models" / "sft").exists()
+    train(run_config(tiny_data), run)
+    assert_same_run(run, tiny_run)
+
+
+def test_sigterm_writes_a_checkpoint_and_exits_143_and_the_same_command_continues(
+    tiny_data: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    config, run = write_config(tiny_data, tmp_path / "tiny.yaml"), tmp_path / "run"
+    process = start_gated(config, run, "sft", 4)
+    process.send_signal(signal.SIGTERM)
+    (run / "go").touch()
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert f"stopped; the state is saved. Continue with the same command ({run})." in said
+    assert [p.name for p in sorted((run / "checkpoints").iterdir())] == ["sft-0000003", "sft-0000004"]
+    again = command("train", config, "--out", run, "--device", "cpu")
+    said, _ = again.communicate(timeout=60)
+    assert again.returncode == 0, said
+    assert "continuing stage sft at step 4 of 8" in said
+    assert "control: mean segment" in said and f"report: {run / 'report.html'}" in said
+    assert_same_run(run, tiny_run)
+
+
+FULL_AT = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, ({bytes}, {bytes}))
+"""
+
+
+def test_a_full_disk_is_one_clear_line_and_the_run_continues_once_there_is_room(
+    tiny_data: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    config, run = write_config(tiny_data, tmp_path / "tiny.yaml"), tmp_path / "run"
+    train(run_config(tiny_data), run, only=["backbone"])
+    model = (run / "models" / "backbone" / "model.safetensors").read_bytes()
+    process = command("train", config, "--out", run, "--device", "cpu", code=FULL_AT.format(bytes=len(model) // 2))
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 2, said
+    assert "Traceback" not in said
+    assert "sft-0000003: cannot be saved: " in said and "File too large" in said
+    assert "Earlier checkpoints are untouched; free some space" in said
+    assert (run / "models" / "backbone" / "model.safetensors").read_bytes() == model
+    assert list((run / "checkpoints").iterdir()) == []  # nothing half-written is left
+    train(run_config(tiny_data), run)
+    assert_same_run(run, tiny_run)
+
+
+def test_a_full_disk_while_writing_metrics_is_a_clear_error_too(tiny_data: Path, tmp_path: Path) -> None:
+    from timeexpert.stages.run_folder import RunError
+
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(RunError, match=r"run: cannot be written: No space left on device. Free some space and run"):
+        train(run_config(tiny_data), run)
+
+
+@pytest.fixture
+def stopped_run(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that ended inside sft after step 7, with the checkpoints of steps 3 and 6."""
+    from timeexpert.stages.loop import StageRun, Stopped
+
+    record = StageRun._record
+
+    def stop_at_7(self: StageRun, *args: Any) -> None:
+        record(self, *args)
+        if (self.stage.name, self.step) == ("sft", 7):
+            raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StageRun, "_record", stop_at_7)
+        with pytest.raises(Stopped):
+            train(run_config(tiny_data), tmp_path / "run")
+    assert [p.name for p in sorted((tmp_path / "run" / "checkpoints").iterdir())] == ["sft-0000003", "sft-0000006"]
+    return tmp_path / "run"
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_older_one_is_used(
+    tiny_data: Path, tiny_run: Path, stopped_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rich.console import Console
+
+    from timeexpert.stages.run_folder import RunFolder
+    from timeexpert.stages.train import Trainer
+
+    file = stopped_run / "checkpoints" / "sft-0000006" / "trainer.safetensors"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    folder = RunFolder(stopped_run)
+    with folder.locked():
+        Trainer(run_config(tiny_data), folder, "cpu", Console(width=1000, soft_wrap=True)).execute()
+    said = capsys.readouterr().out
+    assert f"left out a damaged checkpoint: {file}: its bytes differ from the manifest (damaged)." in said
+    assert "continuing stage sft at step 3 of 8" in said
+    assert_same_run(stopped_run, tiny_run)
+
+
+def test_what_changes_no_weight_may_change_in_between(tiny_data: Path, tiny_run: Path, stopped_run: Path) -> None:
+    tree = config_tree(tiny_data)
+    shutil.copytree(tiny_data, stopped_run / "moved")
+    free = {
+        "data": {**tree["data"], "root": str(stopped_run / "moved"), "cache_gib": 0.5},
+        "train": {**tree["train"], "checkpoint_every": 2, "keep_checkpoints": 1},
+    }
+    train(run_config(tiny_data, **free), stopped_run)
+    assert_same_run(stopped_run, tiny_run)
+
+
+def test_a_damaged_finished_model_stops_the_run_instead_of_training_on_it(tiny_data: Path, stopped_run: Path) -> None:
+    from timeexpert.checkpoint import CheckpointError
+
+    file = stopped_run / "models" / "backbone" / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"backbone/model.safetensors: its bytes differ from the manifest"):
+        train(run_config(tiny_data), stopped_run)
+
+
+def test_another_config_in_the_same_folder_is_refused_with_its_keys(tiny_data: Path, tiny_run: Path) -> None:
+    from timeexpert.stages.run_folder import RunError
+
+    tree = config_tree(tiny_data)
+    tree["stages"][1]["lr"] = 0.5
+    tree["train"]["seed"] = 3
+    words = (
+        r"config.yaml: this folder holds a run with another config: stages.sft.lr was 0.01, is 0.5; "
+        r"train.seed was 0, is 3. Give the same settings to continue it, or another folder with --out."
+    )
+    with pytest.raises(RunError, match=words):
+        train(run_config(tiny_data, stages=tree["stages"], train=tree["train"]), tiny_run)
+
+
+def test_a_stage_is_not_trained_before_the_one_it_starts_from(tiny_data: Path, tmp_path: Path) -> None:
+    from timeexpert.config import ConfigError
+
+    config = run_config(tiny_data)
+    with pytest.raises(ConfigError, match=r"--stage 'sft' starts from the weights of 'backbone', which is not"):
+        train(config, tmp_path / "run", only=["sft"])
+    with pytest.raises(ConfigError, match=r"--stage 'fst' is not a stage of this config; there are backbone, sft."):
+        train(config, tmp_path / "run", only=["fst"])
+
+
+def test_stages_whose_names_begin_alike_keep_their_own_checkpoints(tiny_data: Path, tmp_path: Path) -> None:
+    from timeexpert.stages.run_folder import RunFolder
+
+    run = RunFolder(tmp_path)
+    for name in ("sft-0000002", "sft-0000010", "sft-2-0000003"):
+        (run.checkpoints / name).mkdir(parents=True)
+        (run.checkpoints / name / "manifest.json").write_text('{"files": {}}')
+    assert run.latest_checkpoint("sft") == (run.checkpoints / "sft-0000010", [])
+    assert run.latest_checkpoint("sft-2") == (run.checkpoints / "sft-2-0000003", [])
+    run.prune("sft", 0)
+    assert [p.name for p in run.checkpoints.iterdir()] == ["sft-2-0000003"]
+
+
+def test_samples_that_cannot_be_read_are_counted_and_named_and_training_goes_on(
+    tiny_data: Path, tmp_path: Path, stopped_config: dict[str, Any]
+) -> None:
+    run = tmp_path / "run"
+    train(run_config(tiny_data, **stopped_config), run)
+    dropped = rows(run / "dropped.jsonl")
+    assert {row["sample"] for row in dropped} == {"empty/0"}
+    assert {row["reason"] for row in dropped} == {"empty.mp4: the file is empty (0 bytes). Download or copy it again."}
+    counts = [row["skipped"] for row in rows(run / "metrics.jsonl", "train")]
+    assert counts == sorted(counts) and counts[-1] == len(dropped)
+    assert counts[-1] == 2  # 4 videos, 2 per batch, 4 steps: 2 epochs, each meets the empty one once
+    read = sum(row["samples"] for row in rows(run / "metrics.jsonl", "train"))
+    assert read == 8 - 2  # one question per video, and nothing in place of the lost ones
+
+
+def test_rows_of_dropped_jsonl_are_not_written_twice_after_a_kill(
+    tiny_data: Path, tmp_path: Path, stopped_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from timeexpert.stages.loop import StageRun, Stopped
+
+    train(run_config(tiny_data, **stopped_config), tmp_path / "unbroken")
+    record = StageRun._record
+
+    def stop_at_3(self: StageRun, *args: Any) -> None:
+        record(self, *args)
+        if self.step == 3:
+            raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StageRun, "_record", stop_at_3)
+        with pytest.raises(Stopped):
+            train(run_config(tiny_data, **stopped_config), tmp_path / "run")
+    train(run_config(tiny_data, **stopped_config), tmp_path / "run")
+    assert rows(tmp_path / "run" / "dropped.jsonl") == rows(tmp_path / "unbroken" / "dropped.jsonl")
+    assert figures(tmp_path / "run") == figures(tmp_path / "unbroken")
+
+
+@pytest.fixture
+def stopped_config(tiny_data: Path, with_empty_video: Path) -> dict[str, Any]:
+    """One stage of four steps, a checkpoint after the second, on videos of which one is an empty file."""
+    tree = config_tree(tiny_data)
+    stage = {**STAGE, "name": "sft", "kind": "sft", "steps": 4, "tasks": TIMED, "num_frames": [2]}
+    data = {"root": str(tiny_data), "train": {"videos": str(with_empty_video)}, "eval": None}
+    return {"stages": [stage], "data": data, "train": {**tree["train"], "checkpoint_every": 2}}
