@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-HELP = "Report duration, frame rate, codec and damage of videos; with --decode, decode every frame once."
+HELP = "show duration, frame rate, codec and damage of videos; --decode reads every frame once"
 
 SUFFIXES = frozenset(
     (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mts")
