@@ -36,8 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert one folder."""
+    from transformers.utils.logging import disable_progress_bar
+
     from timeexpert.errors import UserError
 
+    disable_progress_bar()
     if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
         raise UserError(f"{args.output}: exists already. Give a new folder with -o, or remove it.")
     if args.to_aria and args.overrides:
@@ -161,5 +164,5 @@ def _print(row: dict[str, Any]) -> None:
         for name, count in groups.items():
             table.add_row(name, str(count))
         console.print(table)
-    size = f"{row['parameters'] / 1e9:.3g} billion parameters, {row['dtype']}"
+    size = f"{row['parameters']:,} parameters, {row['dtype']}"
     console.print(f"{row['folder']}: {size}", highlight=False, soft_wrap=True)
