@@ -40,6 +40,13 @@ def test_a_bf16_model_keeps_history_and_thresholds_in_float32(make: Make, tmp_pa
     assert model(ids).logits.isfinite().all()
 
 
+def test_transformers_knows_a_model_folder(make: Make, tmp_path: Path):
+    from transformers import AutoModel
+
+    make().save_pretrained(tmp_path)
+    assert isinstance(AutoModel.from_pretrained(tmp_path), TimeExpert)
+
+
 def test_active_slots_come_first_in_a_new_model(make: Make):
     gate = make(moe={"max_experts": 6}).gates[0]
     assert gate.active_experts.tolist() == [True] * 4 + [False] * 2
