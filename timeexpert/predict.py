@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from timeexpert.checkpoint import CheckpointError, verify
 from timeexpert.data.frames import FrameReader, Source
@@ -105,6 +106,7 @@ def pick_device(name: str) -> torch.device:
 def load_model(folder: str | Path) -> TimeExpert:
     """The model of a folder. Its weights are copied out of the mapped file: there they lie at odd addresses, where
     matrix products round otherwise, and a run that was interrupted would not repeat an unbroken one."""
+        disable_progress_bar()  # transformers' bar over a few tensors would only flicker
     model = TimeExpert.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
@@ -175,7 +177,7 @@ class Predictor:
 
     def prompt_ids(self, request: Request) -> tuple[list[int], tuple[float, ...]]:
         """Token ids up to where the answer begins, and the frame times as the model reads them."""
-        shown_s = tuple(float(self.codec.time_format.quantize(t)) for t in request.clip.times_s)
+        shown_s = tuple(float(self.codec.time_format.quantize(float(t))) for t in request.clip.times_s)
         row = interleave(
             self.codec,
             self.text,
