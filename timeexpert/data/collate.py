@@ -212,7 +212,7 @@ class BatchLoader:
                 mode,  # type: ignore[arg-type]
                 rng,
             )
-            shown_s = np.array([float(self.codec.time_format.quantize(t)) for t in times_s])
+            shown_s = np.array([float(self.codec.time_format.quantize(float(t))) for t in times_s])
         except UserError as error:
             return None, [(sample.id, str(error)) for sample in samples]
         row, dropped = build_row(self.codec, self.text, samples, frames, shown_s, reading)
