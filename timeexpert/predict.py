@@ -106,7 +106,7 @@ def pick_device(name: str) -> torch.device:
 def load_model(folder: str | Path) -> TimeExpert:
     """The model of a folder. Its weights are copied out of the mapped file: there they lie at odd addresses, where
     matrix products round otherwise, and a run that was interrupted would not repeat an unbroken one."""
-        disable_progress_bar()  # transformers' bar over a few tensors would only flicker
+    disable_progress_bar()  # transformers' bar over a few tensors would only flicker
     model = TimeExpert.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
