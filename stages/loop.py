@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.tensorboard import SummaryWriter
 
@@ -197,7 +198,7 @@ class StageRun:
     def _resume(self) -> None:
         folder, problems = self.run.latest_checkpoint(self.stage.name)
         for problem in problems:
-            self.console.print(f"[yellow]left out a damaged checkpoint:[/] {problem}", highlight=False)
+            self.console.print(f"[yellow]left out a damaged checkpoint:[/] {escape(problem)}", highlight=False)
         if folder is None:
             self.run.forget_after(self.before, evals=False)
             self.run.forget_dropped(self.stage.name, 0)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from timeexpert.config import ConfigError, load
@@ -42,19 +43,20 @@ def quickstart(config_name: str, overrides: Sequence[str], out: Path | None, dev
         try:
             summary = trainer.execute()
         except Stopped:
-            console.print(f"stopped; the state is saved. Continue with the same command ({folder.path}).")
+            where = escape(str(folder.path))
+            console.print(f"stopped; the state is saved. Continue with the same command ({where}).", soft_wrap=True)
             return EXIT_TERMINATED
         console.print(summary_table(summary))
         report = write_report(folder.path, trainer.examples())
     video = next((folder.path / "data" / "held_out.raw" / "media").glob("*.mp4"))
-    console.print(f"report: {report}", highlight=False)
+    console.print(f"report: {escape(str(report))}", highlight=False, soft_wrap=True)
     console.print("next:", style="bold")
     for line in (
         f'timeexpert predict {folder.path} {video} "What happens, and when?"',
         f"timeexpert experts report {folder.path}",
         f"timeexpert serve {folder.path}",
     ):
-        console.print(f"  {line}", highlight=False, soft_wrap=True)
+        console.print(f"  {escape(line)}", highlight=False, soft_wrap=True)
     return 0
 
 

@@ -40,9 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make the data set; a killed run continues with the same command."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import track
 
-    from timeexpert.data.synthetic import SynthConfig, mix_in_clips, synthesise
+    from timeexpert.data.synthetic import SynthConfig, check_clips, mix_in_clips, synthesise
 
     config = SynthConfig(
         videos=args.videos,
@@ -56,16 +57,19 @@ def run(args: argparse.Namespace) -> int:
         max_event_s=args.max_event_s,
         persistent=args.persistent,
     )
+    if args.clips is not None:
+        check_clips(args.clips)  # before the videos are made
     console = Console()
     steps = synthesise(config, args.out, workers=args.workers)
     for _ in track(steps, total=config.videos, description="videos", console=console):
         pass
     if args.clips is not None:
         taken, left_out = mix_in_clips(args.clips, args.out)
-        console.print(f"{taken} questions about clips of {args.clips}", highlight=False)
+        console.print(f"{taken} questions about clips of {escape(str(args.clips))}", highlight=False)
         for reason in left_out:
-            console.print(f"[yellow]left out[/] {reason}", highlight=False)
+            console.print(f"[yellow]left out[/] {escape(reason)}", highlight=False)
     questions = sum(1 for _ in open(args.out / "samples.jsonl", encoding="utf-8"))
-    console.print(f"{config.videos} videos, {questions} questions in {args.out}", highlight=False)
-    console.print(f"next: timeexpert data build {args.out}/samples.jsonl --media {args.out}/media -o SHARDS")
+    out = escape(str(args.out))
+    console.print(f"{config.videos} videos, {questions} questions in {out}", highlight=False)
+    console.print(f"next: timeexpert data build {out}/samples.jsonl --media {out}/media -o SHARDS", soft_wrap=True)
     return 0

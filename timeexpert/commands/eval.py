@@ -31,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress
 
     from timeexpert.data.shards import ShardDataset
@@ -62,5 +63,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(figures, allow_nan=False))
     else:
-        console.print(figures_table(f"{args.model} on {dataset.path}", figures))
+        console.print(figures_table(escape(f"{args.model} on {dataset.path}"), figures))
     return 0

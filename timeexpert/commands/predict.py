@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from timeexpert.errors import UserError
@@ -57,17 +58,23 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(row, allow_nan=False))
         return 0
     console = Console()
-    table = Table(title=f"{args.video.name} ({clip.duration_s:.1f} s): {args.prompt}")
+    table = Table(title=escape(f"{args.video.name} ({clip.duration_s:.1f} s): {args.prompt}"))
     for title in ("start", "end", "score", "text"):
         table.add_column(title, justify="left" if title == "text" else "right")
     for event in answer.events:
         times = ["-" if t is None else f"{t:.1f} s" for t in (event.start_s, event.end_s)]
-        table.add_row(*times, ", ".join(f"{s:g}" for s in event.scores) or "-", event.text)
+        table.add_row(*times, ", ".join(f"{s:g}" for s in event.scores) or "-", escape(printable(event.text)))
     console.print(table)
     for problem in answer.problems:
-        console.print(f"[yellow]did not parse[/] at token {problem.position}: {problem.reason}", highlight=False)
+        reason = escape(problem.reason)
+        console.print(f"[yellow]did not parse[/] at token {problem.position}: {reason}", highlight=False)
     seen = ", ".join(f"{t:.1f}" for t in answer.frame_times_s)
     console.print(f"frames seen at {seen} s", highlight=False)
     if picture is not None:
-        console.print(f"timeline: {picture}", highlight=False)
+        console.print(f"timeline: {escape(str(picture))}", highlight=False, soft_wrap=True)
     return 0
+
+
+def printable(text: str) -> str:
+    """``text`` without what a terminal would obey: a model may write any byte."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)

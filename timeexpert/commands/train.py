@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
         print(dump(config), end="")
         return 0
     from rich.console import Console
+    from rich.markup import escape
 
     from timeexpert.reports.run_report import write_report
     from timeexpert.stages.loop import Stopped
@@ -47,8 +48,10 @@ def run(args: argparse.Namespace) -> int:
         try:
             summary = trainer.execute(args.stage)
         except Stopped:
-            console.print(f"stopped; the state is saved. Continue with the same command ({folder.path}).")
+            where = escape(str(folder.path))
+            console.print(f"stopped; the state is saved. Continue with the same command ({where}).", soft_wrap=True)
             return EXIT_TERMINATED
         console.print(summary_table(summary))
-        console.print(f"report: {write_report(folder.path, trainer.examples())}", highlight=False)
+        report = escape(str(write_report(folder.path, trainer.examples())))
+        console.print(f"report: {report}", highlight=False, soft_wrap=True)
     return 0

@@ -45,6 +45,7 @@ ACTIONS = {
 }
 CLIP_S = 2.0  # a highlight is scored per clip of two seconds, as in QVHighlights
 MAX_DURATION_S = 3600.0
+LONGEST_SHARE = 0.75  # of a video, for one event
 MIN_EVENT_S = 0.2  # times are written in tenths: a shorter event could start where it ends
 MIN_RADIUS, MAX_RADIUS = 0.13, 0.26  # of the shorter side
 
@@ -81,6 +82,11 @@ class SynthConfig:
             raise UserError(
                 f"event lengths ({self.min_event_s} to {self.max_event_s} s) must be {MIN_EVENT_S} s or more, "
                 f"smallest first, and no longer than the shortest video ({self.min_duration_s} s)."
+            )
+        if not self.images and self.min_event_s > LONGEST_SHARE * self.min_duration_s:
+            raise UserError(
+                f"min_event_s ({self.min_event_s}) must be at most {LONGEST_SHARE:g} of the shortest video "
+                f"({self.min_duration_s} s): an event leaves some of its video free."
             )
         if not 0 <= self.persistent <= 1:
             raise UserError(f"persistent ({self.persistent}) is a share of the events, between 0 and 1.")
@@ -168,7 +174,7 @@ def make_scene(config: SynthConfig, index: int) -> Scene:
         action = "appear" if config.images else str(rng.choice(actions))
         start_s, end_s = 0.0, duration_s
         if not config.images:
-            length = rng.uniform(config.min_event_s, min(config.max_event_s, duration_s * 0.75))
+            length = rng.uniform(config.min_event_s, min(config.max_event_s, duration_s * LONGEST_SHARE))
             start_s = round(float(rng.uniform(0, duration_s - length)), 1)
             end_s = round(min(start_s + float(length), duration_s), 1)
         x, y = places[order[i]]
@@ -352,11 +358,12 @@ def synthesise(config: SynthConfig, out: Path, *, workers: int = 1) -> Iterator[
     media.mkdir(parents=True, exist_ok=True)
     settings = out / "synth.json"
     wanted = json.loads(json.dumps(asdict(config)))
-    if settings.is_file() and json.loads(settings.read_text(encoding="utf-8")) != wanted:
+    if settings.is_file() and _json(settings) != wanted:
         raise UserError(
             f"{settings}: this folder holds videos of another configuration. Use another folder or remove it."
         )
-    settings.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+    settings.with_suffix(".part").write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+    os.replace(settings.with_suffix(".part"), settings)
     jobs = [(config, i, str(media)) for i in range(config.videos)]
     samples: list[Sample] = []
     done = 0
@@ -376,6 +383,21 @@ def synthesise(config: SynthConfig, out: Path, *, workers: int = 1) -> Iterator[
     os.replace(temporary, out / "samples.jsonl")
 
 
+def _json(file: Path) -> object:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+
+
+def check_clips(folder: Path) -> Path:
+    """The annotations of a folder of clips. Raises :class:`UserError` where there are none."""
+    annotations = folder / "annotations.jsonl"
+    if not annotations.is_file():
+        raise UserError(f"{annotations}: no such file. --clips needs a folder with clips and an annotations.jsonl.")
+    return annotations
+
+
 def mix_in_clips(folder: Path, out: Path) -> tuple[int, list[str]]:
     """Add the clips of ``folder`` (its ``annotations.jsonl``: video, duration, events) to a synthesised data set.
 
@@ -386,9 +408,7 @@ def mix_in_clips(folder: Path, out: Path) -> tuple[int, list[str]]:
 
     from timeexpert.data.formats import ConvertOptions, Rejected, convert
 
-    annotations = folder / "annotations.jsonl"
-    if not annotations.is_file():
-        raise UserError(f"{annotations}: no such file. --clips needs a folder with clips and an annotations.jsonl.")
+    annotations = check_clips(folder)
     target = out / "samples.jsonl"
     samples = [Sample.from_json(json.loads(line)) for line in target.read_text(encoding="utf-8").splitlines()]
     known = {sample.id for sample in samples}
