@@ -87,6 +87,7 @@ def test_each_question_starts_again_behind_the_video() -> None:
 def test_rows_are_padded_on_the_right() -> None:
     long, _ = row_of(sample("q", "abc", Event(3, 5)))
     short, _ = row_of(sample("r", "a", Event(3, 5)))
+    long.sample_ids.append("q2")  # rows of one question each need no turns
     batch = pad_rows([long, short], TEXT.pad_id, [("s", "why")])
     assert batch.input_ids.shape == (2, len(long.ids))
     assert batch.input_ids[1, -2:].tolist() == [27, 27]
@@ -94,7 +95,7 @@ def test_rows_are_padded_on_the_right() -> None:
     assert batch.turns is not None and batch.turns[1, -3:].tolist() == [1, -1, -1]
     assert batch.attention_mask.tolist() == [[True] * len(long.ids), [True] * len(short.ids) + [False] * 2]
     assert batch.pixel_values.shape == (4, 3, 4, 4) and batch.pixel_values.dtype == torch.uint8
-    assert (batch.sample_ids, batch.dropped) == (("q", "r"), (("s", "why"),))
+    assert (batch.sample_ids, batch.dropped) == (("q", "q2", "r"), (("s", "why"),))
 
 
 def test_a_question_sees_the_video_and_itself_and_nothing_later() -> None:

@@ -29,11 +29,11 @@ loop.StageRun._record = wait_at
 """
 
 
-def start_gated(config: Path, out: Path, stage: str, step: int) -> subprocess.Popen[str]:
+def start_gated(config: Path, out: Path, stage: str, step: int, *overrides: str) -> subprocess.Popen[str]:
     """``timeexpert train`` that has recorded ``step`` of ``stage`` and waits; OUT/go lets it go on."""
     os.environ.update(WAIT_IN=stage, WAIT_AT=str(step), WAIT_FOR=str(out / "go"))
     try:
-        process = command("train", config, "--out", out, "--device", "cpu", code=GATED)
+        process = command("train", config, *overrides, "--out", out, "--device", "cpu", code=GATED)
     finally:
         for name in ("WAIT_IN", "WAIT_AT", "WAIT_FOR"):
             del os.environ[name]
@@ -77,7 +77,8 @@ def test_a_run_killed_in_the_middle_of_a_stage_ends_as_if_it_had_not_been(
     tiny_data: Path, tiny_run: Path, tmp_path: Path
 ) -> None:
     config, run = write_config(tiny_data, tmp_path / "tiny.yaml"), tmp_path / "run"
-    process = start_gated(config, run, "sft", 5)  # checkpoints are written after steps 3 and 6
+    # checkpoints are written after steps 3 and 6; a data worker outlives its killed parent by seconds
+    process = start_gated(config, run, "sft", 5, "data.num_workers=1")
     second = command("train", config, "--out", run)  # while the first one is alive
     try:
         said, _ = second.communicate(timeout=60)
@@ -90,7 +91,7 @@ def test_a_run_killed_in_the_middle_of_a_stage_ends_as_if_it_had_not_been(
     assert not (run / "models" / "sft").exists()
     with open(run / "metrics.jsonl", "a", encoding="utf-8") as file:
         file.write('{"kind": "train", "stage": "sft", "step"')  # a row cut in half
-    # the second half reads its videos in a worker process, and checkpoints at other steps
+    # the second half reads its videos in a worker process too; the unbroken run had none
     free = {"data": {**config_tree(tiny_data)["data"], "num_workers": 1}}
     train(run_config(tiny_data, **free), run)
     assert_same_run(run, tiny_run)

@@ -65,11 +65,11 @@ def run(args: argparse.Namespace) -> int:
         pass
     if args.clips is not None:
         taken, left_out = mix_in_clips(args.clips, args.out)
-        console.print(f"{taken} questions about clips of {escape(str(args.clips))}", highlight=False)
+        console.print(f"{taken} questions about clips of {escape(str(args.clips))}", highlight=False, soft_wrap=True)
         for reason in left_out:
-            console.print(f"[yellow]left out[/] {escape(reason)}", highlight=False)
+            console.print(f"[yellow]left out[/] {escape(reason)}", highlight=False, soft_wrap=True)
     questions = sum(1 for _ in open(args.out / "samples.jsonl", encoding="utf-8"))
     out = escape(str(args.out))
-    console.print(f"{config.videos} videos, {questions} questions in {out}", highlight=False)
+    console.print(f"{config.videos} videos, {questions} questions in {out}", highlight=False, soft_wrap=True)
     console.print(f"next: timeexpert data build {out}/samples.jsonl --media {out}/media -o SHARDS", soft_wrap=True)
     return 0

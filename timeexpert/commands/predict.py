@@ -52,13 +52,20 @@ def run(args: argparse.Namespace) -> int:
     if not args.no_png:
         picture = args.png or Path(f"{args.video.stem}.timeline.png")
         pictured = predictor.frames_for_display(args.video, answer.frame_times_s)
-        draw_timeline(pictured, answer.frame_times_s, None, answer.events, clip.duration_s, args.prompt, picture)
+        try:
+            draw_timeline(pictured, answer.frame_times_s, None, answer.events, clip.duration_s, args.prompt, picture)
+        except OSError as error:
+            raise UserError(
+                f"{picture}: cannot be written: {error.strerror}. Choose another --png, or --no-png."
+            ) from None
     if args.json:
         row = {"video": str(args.video), "prompt": args.prompt, **answer.to_json(), "picture": picture and str(picture)}
         print(json.dumps(row, allow_nan=False))
         return 0
     console = Console()
-    table = Table(title=escape(f"{args.video.name} ({clip.duration_s:.1f} s): {args.prompt}"))
+    title = escape(f"{args.video.name} ({clip.duration_s:.1f} s): {args.prompt}")
+    console.print(title, style="bold", highlight=False, soft_wrap=True)  # a table's own title wraps at its width
+    table = Table()
     for title in ("start", "end", "score", "text"):
         table.add_column(title, justify="left" if title == "text" else "right")
     for event in answer.events:
