@@ -152,7 +152,7 @@ class StageConfig:
     frames (``none`` keeps them, ``nearest`` as TRACE, ``inside``: first and last sampled frame of the event).
     A batch holds at most ``batch_videos`` videos and ``batch_tokens`` padded tokens; ``accumulate`` batches
     make one optimizer step. ``optimizer``: ``adamw`` (the paper's), or ``muon`` for the decoder's matrices with
-    ``adamw`` for the rest; ``matrix_lr`` is Muon's rate (None: ``lr``): fewer steps for a model that starts from nothing (docs/log.md).
+    ``adamw`` for the rest, at ``matrix_lr`` (None: ``lr``): fewer steps from nothing (docs/log.md).
     """
 
     name: str

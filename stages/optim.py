@@ -26,8 +26,8 @@ def build_optimizers(model: nn.Module, stage: StageConfig) -> list[torch.optim.O
     """AdamW over what trains; norms, biases and gate thresholds are not decayed.
 
     With ``optimizer: muon`` the decoder's matrices (attention, shared experts) go to torch's Muon instead, at
-    ``matrix_lr`` (comparable to AdamW's: ``match_rms_adamw``). The experts are stacked in tensors of three dimensions, which torch's Muon
-    does not take; they stay with AdamW, as do gates, embeddings and heads.
+    ``matrix_lr`` (comparable to AdamW's: ``match_rms_adamw``). The experts are stacked in tensors of three
+    dimensions, which torch's Muon does not take; they stay with AdamW, as do gates, embeddings and heads.
     """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     matrices = []

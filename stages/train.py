@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
-from timeexpert.checkpoint import MANIFEST, verify, write_folder
+from timeexpert.checkpoint import verify, write_folder
 from timeexpert.config import ConfigError, load, to_tree
 from timeexpert.data.collate import BatchLoader, Reading, VideoQuestions
 from timeexpert.data.frames import FrameReader
@@ -27,7 +27,7 @@ from timeexpert.data.records import Sample
 from timeexpert.data.shards import ShardDataset
 from timeexpert.errors import UserError
 from timeexpert.evaluation.runner import Answer, choose, evaluate, mean_segment, score
-from timeexpert.model import TimeExpert, TimeExpertConfig
+from timeexpert.model import TimeExpert
 from timeexpert.predict import INFERENCE, Clip, InferenceConfig, Predictor, Request, load_model, pick_device
 from timeexpert.reports.run_report import Example
 from timeexpert.tokenization import EventCodec, EventSequence, NumberFormat
@@ -35,6 +35,7 @@ from timeexpert.tokenization.text import HuggingFaceText, SentencePieceText, Tex
 
 from .config import RunConfig, StageConfig
 from .loop import StageRun, seed_everything
+from .models import build_model
 from .run_folder import RunError, RunFolder
 
 NOISE_SEED = 1234
@@ -86,7 +87,7 @@ class Trainer:
         self.run.start(self.config)
         seed_everything(self.config.train.seed)
         text = self._text()
-        model = self._model(text)
+        model = build_model(self.config, text).to(self.place)
         before = 0
         unfinished: list[str] = []
         for stage in self.config.stages:
@@ -130,24 +131,6 @@ class Trainer:
         text.save(temporary)
         os.replace(temporary, kept)
         return text
-
-    def _model(self, text: TextTokenizer) -> TimeExpert:
-        pretrained = self.config.model.pretrained
-        if pretrained is not None:
-            if not (Path(pretrained) / "config.json").is_file():
-                raise ConfigError(f"model.pretrained ({pretrained}): no config.json there. Give the folder of a model.")
-            if (Path(pretrained) / MANIFEST).is_file():
-                verify(Path(pretrained))
-            model = load_model(pretrained)
-            if model.config.text_config.vocab_size != text.vocab_size:
-                raise ConfigError(
-                    f"model.pretrained ({pretrained}) has {model.config.text_config.vocab_size} text pieces, the "
-                    f"tokenizer has {text.vocab_size}. Set text.tokenizer to the tokenizer of these weights."
-                )
-        else:
-            model = TimeExpert(model_config(self.config, text))
-            model.embedding.initialise_numbers(text.digit_ids(), text.point_id())
-        return model.to(self.place)
 
     def _codec(self, text: TextTokenizer) -> EventCodec:
         model = self.config.model
@@ -367,39 +350,6 @@ def _rows(metrics: Path, kind: str) -> list[dict[str, Any]]:
 def _texts(dataset: ShardDataset) -> list[str]:
     samples = [dataset.sample(i) for i in range(len(dataset))]
     return [t for s in samples for t in (s.prompt, *(e.text for e in s.events)) if t]
-
-
-def model_config(config: RunConfig, text: TextTokenizer) -> TimeExpertConfig:
-    """The transformers config that a run's model settings describe."""
-    model = config.model
-    vision = {k: v for k, v in to_tree(model.vision).items() if k != "extra"}
-    decoder = to_tree(model.decoder)
-    rope = {"rope_type": "default", "rope_theta": decoder.pop("rope_theta")}
-    attention = model.attention
-    if attention == "auto":
-        from transformers.utils import is_flash_attn_2_available
-
-        attention = "flash_attention_2" if is_flash_attn_2_available() else "sdpa"
-    return TimeExpertConfig(
-        vision_config={**vision, **model.vision.extra},
-        text_config={
-            **decoder,
-            "vocab_size": text.vocab_size,
-            "intermediate_size": model.moe.expert_dim,
-            "rope_parameters": rope,
-            "pad_token_id": text.pad_id,
-            "eos_token_id": text.eos_id,
-            "bos_token_id": None,
-        },
-        moe=to_tree(model.moe),
-        compressor=model.compressor,
-        tokens_per_frame=model.tokens_per_frame,
-        projector_queries=model.projector_queries,
-        time_digits=model.time_digits,
-        score_digits=model.score_digits,
-        initializer_range=model.initializer_range,
-        attn_implementation=attention,
-    )
 
 
 def summary_table(summary: dict[str, Any]) -> Table:

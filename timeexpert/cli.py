@@ -94,7 +94,7 @@ def _run(name: str, arguments: list[str]) -> int:
     module = import_module(f"timeexpert.commands.{name.replace(' ', '_')}")
     parser = argparse.ArgumentParser(prog=f"timeexpert {name}", description=module.HELP, allow_abbrev=False)
     module.add_arguments(parser)
-    return int(module.run(parser.parse_args(arguments)))
+    return int(module.run(parser.parse_intermixed_args(arguments)))  # key=value may stand after options
 
 
 def _unknown(words: list[str], table: dict[str, Path], group: dict[str, Path]) -> str:

@@ -16,7 +16,7 @@ from timeexpert.checkpoint import CheckpointError, verify
 from timeexpert.data.frames import FrameReader, Source
 from timeexpert.data.video import Video
 from timeexpert.errors import UserError
-from timeexpert.model import EventGrammarProcessor, TimeExpert
+from timeexpert.model import EventGrammarProcessor, TimeExpert, TimeExpertConfig
 from timeexpert.tokenization import EventCodec, EventGrammar, EventSequence, GrammarLimits, Problem, interleave
 from timeexpert.tokenization.text import TextTokenizer, load_text
 
@@ -103,11 +103,14 @@ def pick_device(name: str) -> torch.device:
         raise UserError(f"device {name!r} cannot be used: {reason} Choose auto, cpu, cuda or cuda:N.") from None
 
 
-def load_model(folder: str | Path) -> TimeExpert:
-    """The model of a folder. Its weights are copied out of the mapped file: there they lie at odd addresses, where
-    matrix products round otherwise, and a run that was interrupted would not repeat an unbroken one."""
+def load_model(folder: str | Path, config: TimeExpertConfig | None = None) -> TimeExpert:
+    """The model of a folder, with its own config or another one of the same shapes.
+
+    Its weights are copied out of the mapped file: there they lie at odd addresses, where matrix products
+    round otherwise, and a run that was interrupted would not repeat an unbroken one.
+    """
     disable_progress_bar()  # transformers' bar over a few tensors would only flicker
-    model = TimeExpert.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    model = TimeExpert.from_pretrained(folder, config=config, local_files_only=True, use_safetensors=True)
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
     return model

@@ -18,6 +18,7 @@ from timeexpert.cli import main
 from timeexpert.config import ConfigError, load
 from timeexpert.predict import Predictor
 from timeexpert.stages.config import RunConfig
+from timeexpert.stages.models import build_model
 from timeexpert.stages.run_folder import RunFolder
 from timeexpert.stages.train import Trainer
 
@@ -143,12 +144,18 @@ def test_a_run_starts_from_a_converted_folder(aria: Path, small: Path, tmp_path:
     trainer = Trainer(config, RunFolder(tmp_path / "run"), "cpu", Console(quiet=True))
     trainer.run.path.mkdir()
     text = trainer._text()
-    model = trainer._model(text)
+    model = build_model(config, text)
     assert text.vocab_size == VOCABULARY
+    assert all(p.dtype == torch.float32 for p in model.parameters())  # bfloat16 weights would swallow small steps
     saved = load_file(aria / "model.safetensors")["language_model.lm_head.weight"]
     assert torch.equal(model.heads.text.weight.to(torch.bfloat16), saved)
     with pytest.raises(ConfigError, match=r"has 320 text pieces, the tokenizer has 9. Set text.tokenizer"):
-        trainer._model(SimpleNamespace(vocab_size=9))  # type: ignore[arg-type]
+        build_model(config, SimpleNamespace(vocab_size=9, pad_id=0, eos_id=1))  # type: ignore[arg-type]
+    other = load(RunConfig, small, [*settings, "model.tokens_per_frame=4", "model.moe.expert_dim=24"])
+    with pytest.raises(
+        ConfigError, match=r"other shapes than model: .*expert_dim is \d+ there, 24 here.*tokens"
+    ):
+        build_model(other, text)
 
 
 def test_mistakes_are_answered_in_one_line(aria: Path, small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

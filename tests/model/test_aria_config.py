@@ -11,7 +11,7 @@ from timeexpert.config import load
 from timeexpert.model import TimeExpert
 from timeexpert.paths import config_path
 from timeexpert.stages.config import RunConfig
-from timeexpert.stages.train import model_config
+from timeexpert.stages.models import model_config
 
 VOCABULARY = 100352  # ARIA's
 

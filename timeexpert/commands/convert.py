@@ -63,7 +63,7 @@ def from_aria_folder(args: argparse.Namespace) -> dict[str, Any]:
     from timeexpert.paths import config_path
     from timeexpert.predict import INFERENCE, InferenceConfig
     from timeexpert.stages.config import RunConfig
-    from timeexpert.stages.train import model_config
+    from timeexpert.stages.models import model_config
 
     config = load(RunConfig, config_path(args.config), args.overrides)
     text = _tokenizer(args.source, config.text.prompt_format)

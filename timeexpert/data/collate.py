@@ -121,7 +121,10 @@ def _distinct(events: EventSequence) -> EventSequence:
 
 
 def pad_rows(rows: Sequence[Row], pad_id: int, dropped: Sequence[tuple[str, str]] = ()) -> VideoBatch:
-    """Rows of different lengths as one batch, padded on the right."""
+    """Rows of different lengths as one batch, padded on the right.
+
+    Rows of one question each need no turns: plain causal attention, which every attention kernel can do.
+    """
     size = max(len(row.ids) for row in rows)
 
     def table(name: str, fill: int) -> torch.Tensor:
@@ -131,15 +134,16 @@ def pad_rows(rows: Sequence[Row], pad_id: int, dropped: Sequence[tuple[str, str]
             out[i, : len(values)] = torch.tensor(values)
         return out
 
-    turns = table("turns", -1)
+    turns, positions = table("turns", -1), table("positions", 0)
+    alone = all(len(row.sample_ids) == 1 for row in rows)
     frames = np.concatenate([row.frames for row in rows if row.frames is not None])
     return VideoBatch(
         input_ids=table("ids", pad_id),
         attention_mask=turns >= 0,
         labels=table("labels", -100),
         pixel_values=torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous(),
-        position_ids=table("positions", 0),
-        turns=turns,
+        position_ids=None if alone else positions,
+        turns=None if alone else turns,
         sample_ids=tuple(i for row in rows for i in row.sample_ids),
         dropped=tuple(dropped),
     )

@@ -125,8 +125,9 @@ class _Worker:
     def stop(self) -> None:
         if self.connection is not None:
             self.connection.close()
-            self.process.kill()
-            self.process.join()
+            if self.process.pid is not None:  # it may never have started
+                self.process.kill()
+                self.process.join()
             self.connection = self.task = None
 
 
