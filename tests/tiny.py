@@ -89,7 +89,7 @@ def config_tree(data: Path, /, **changes: Any) -> dict[str, Any]:
                 "optimizer": "muon",
             },
         ],
-        "train": {"checkpoint_every": 3, "log_every": 1, "experts_every": 3, "threads": 1},
+        "train": {"checkpoint_every": 3, "log_every": 1, "experts_every": 4, "threads": 1},
         "eval": {"num_frames": 4, "batch_size": 8, "max_new_tokens": 40, "max_events": 2},
     }
     return {**tree, **changes}
