@@ -152,7 +152,8 @@ class StageConfig:
     frames (``none`` keeps them, ``nearest`` as TRACE, ``inside``: first and last sampled frame of the event).
     A batch holds at most ``batch_videos`` videos and ``batch_tokens`` padded tokens; ``accumulate`` batches
     make one optimizer step. ``optimizer``: ``adamw`` (the paper's), or ``muon`` for the decoder's matrices with
-    ``adamw`` for the rest, at ``matrix_lr`` (None: ``lr``): fewer steps from nothing (docs/log.md).
+    ``adamw`` for the rest, at ``matrix_lr`` (None: ``lr``): fewer steps from nothing (docs/log.md). ``gate_lr``:
+    rate of the gates' rows and thresholds (None: ``lr``); cosines forget fast at the rates of a tiny model.
     """
 
     name: str
@@ -173,6 +174,7 @@ class StageConfig:
     optimizer: Literal["adamw", "muon"] = "adamw"
     lr: float = 5e-6
     matrix_lr: float | None = None
+    gate_lr: float | None = None
     final_lr_ratio: float = 0.0
     warmup_ratio: float = 0.01
     weight_decay: float = 0.1

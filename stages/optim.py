@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,33 +24,31 @@ def freeze(model: nn.Module, stage: StageConfig) -> list[str]:
 
 
 def build_optimizers(model: nn.Module, stage: StageConfig) -> list[torch.optim.Optimizer]:
-    """AdamW over what trains; norms, biases and gate thresholds are not decayed.
+    """AdamW over what trains; norms, biases and gates are not decayed.
 
     With ``optimizer: muon`` the decoder's matrices (attention, shared experts) go to torch's Muon instead, at
     ``matrix_lr`` (comparable to AdamW's: ``match_rms_adamw``). The experts are stacked in tensors of three
-    dimensions, which torch's Muon does not take; they stay with AdamW, as do gates, embeddings and heads.
+    dimensions, which torch's Muon does not take; they stay with AdamW, as do embeddings and heads.
     """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     matrices = []
     if stage.optimizer == "muon":
         matrices = [p for n, p in named if n.startswith("decoder.") and p.ndim == 2 and "gate.weight" not in n]
-    taken = {id(p) for p in matrices}
+    gates = [p for n, p in named if ".gate." in n]
+    taken = {id(p) for p in (*matrices, *gates)}
     rest = [p for _, p in named if id(p) not in taken]
-    groups = [
-        {"params": [p for p in rest if p.ndim > 1], "weight_decay": stage.weight_decay},
-        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": stage.weight_decay, "peak": stage.lr},
+        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0, "peak": stage.lr},
+        # a gate reads the direction of its rows, not their length: nothing to decay
+        {"params": gates, "weight_decay": 0.0, "peak": stage.gate_lr or stage.lr},
     ]
+    groups = [group for group in groups if group["params"]]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=stage.lr, betas=(0.9, stage.beta2))]
     if matrices:
-        optimizers.append(
-            torch.optim.Muon(
-                matrices,
-                lr=stage.matrix_lr or stage.lr,
-                weight_decay=stage.weight_decay,
-                momentum=0.95,
-                adjust_lr_fn="match_rms_adamw",
-            )
-        )
+        peak = stage.matrix_lr or stage.lr
+        muon: list[dict[str, Any]] = [{"params": matrices, "weight_decay": stage.weight_decay, "peak": peak}]
+        optimizers.append(torch.optim.Muon(muon, lr=peak, momentum=0.95, adjust_lr_fn="match_rms_adamw"))
     return optimizers
 
 
@@ -64,9 +63,9 @@ def rate(stage: StageConfig, step: int) -> float:
 
 
 def set_rates(optimizers: Sequence[torch.optim.Optimizer], stage: StageConfig, step: int) -> float:
-    """Give every optimizer its rate for ``step``; returns AdamW's, which is the one that is logged."""
+    """Give every parameter group its rate for ``step``; returns that of ``lr``, which is the one that is logged."""
+    share = rate(stage, step)
     for optimizer in optimizers:
-        peak = stage.matrix_lr or stage.lr if isinstance(optimizer, torch.optim.Muon) else stage.lr
         for group in optimizer.param_groups:
-            group["lr"] = peak * rate(stage, step)
-    return stage.lr * rate(stage, step)
+            group["lr"] = group["peak"] * share
+    return stage.lr * share
