@@ -72,10 +72,11 @@ class StageRun:
 
     def _train(self, writer: SummaryWriter) -> None:
         batches = self._batches()
-        if self.step == 0 and self.stage.calibrate_gates:
-            self.model.calibrate_gates(next(batches)[0].to(self.device))
         trained = [p for p in self.model.parameters() if p.requires_grad]
         with self._signals(), StageProgress(self.console, self.stage.name, self.step, self.stage.steps) as progress:
+            if self.step == 0 and self.stage.calibrate_gates:
+                with autocast(self.train, self.device):
+                    self.model.calibrate_gates(next(batches)[0].to(self.device))
             while self.step < self.stage.steps:
                 began = time.monotonic()
                 self.model.train()
@@ -105,7 +106,7 @@ class StageRun:
                 counts[name] = counts.get(name, 0.0) + count
         figures: dict[str, float] = {"loss": 0.0}
         for batch in micro:
-            with self._autocast():
+            with autocast(self.train, self.device):
                 out = self.model.training_step(batch, counts)
             out.loss.backward()
             types = self.model.token_types(batch.input_ids).reshape(-1)
@@ -124,12 +125,6 @@ class StageRun:
                 f"(samples {', '.join(micro[0].sample_ids[:3])}, ...). Lower stages.{self.stage.name}.lr "
                 f"({self.stage.lr}) or train.max_grad_norm; the last checkpoint is in {self.run.checkpoints}."
             )
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        precision = self.train.precision
-        if precision == "bf16" or (precision == "auto" and self.device.type == "cuda"):
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return nullcontext()
 
     def _batches(self) -> Iterator[tuple[VideoBatch, dict[str, Any]]]:
         """Readable batches; what was dropped is counted and written to dropped.jsonl with its reason."""
@@ -238,6 +233,13 @@ class _StopOn:
     def _ask(self, number: int, _: FrameType | None) -> None:
         self.stage.stop = True
         signal.signal(number, self.old[number])
+
+
+def autocast(train: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
+    """What ``train.precision`` asks for: bfloat16 products, or nothing."""
+    if train.precision == "bf16" or (train.precision == "auto" and device.type == "cuda"):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
 
 
 def seed_everything(seed: int) -> None:

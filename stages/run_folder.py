@@ -151,7 +151,7 @@ class RunFolder:
     def prune(self, stage: str, keep: int) -> None:
         """Remove all but the newest ``keep`` checkpoints of a stage."""
         found = self._checkpoints_of(stage)
-        for folder in found[: len(found) - keep]:
+        for folder in found[: max(0, len(found) - keep)]:
             shutil.rmtree(folder)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
 from timeexpert.checkpoint import verify, write_folder
@@ -34,9 +33,10 @@ from timeexpert.tokenization import EventCodec, EventSequence, NumberFormat
 from timeexpert.tokenization.text import HuggingFaceText, SentencePieceText, TextTokenizer, load_text
 
 from .config import RunConfig, StageConfig
-from .loop import StageRun, seed_everything
-from .models import build_model
+from .loop import StageRun, autocast, seed_everything
+from .models import build_model, model_config
 from .run_folder import RunError, RunFolder
+from .tables import flat_figures
 
 NOISE_SEED = 1234
 DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -94,7 +94,7 @@ class Trainer:
             folder = self.run.models / stage.name
             if (folder / INFERENCE).is_file():
                 verify(folder)
-                model = load_model(folder).to(self.place)
+                model = load_model(folder, model_config(self.config, text)).to(self.place)
                 self.run.prune(stage.name, 0)
             elif only and stage.name not in only:
                 unfinished.append(stage.name)
@@ -227,7 +227,12 @@ class Trainer:
         predictor = Predictor(model, text, inference, reader=self.reader)
         noise = NOISE_SEED if control == "noise_frames" else None
         assert self.config.data.eval is not None
-        ask = answerer(predictor, self.dataset(self.config.data.eval), noise)
+        plain = answerer(predictor, self.dataset(self.config.data.eval), noise)
+
+        def ask(asked: Sequence[Sample]) -> list[Answer]:
+            with autocast(self.config.train, self.place):
+                return plain(asked)
+
         name = stage.name if control is None else f"{stage.name}.{control}"
         path = self.run.path / "predictions" / f"{name}.jsonl"
         figures: dict[str, Any] = {}
@@ -290,23 +295,6 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
-def flat_figures(row: dict[str, Any]) -> dict[str, Any]:
-    """The headline figures of an evaluation record, rounded to two decimals of a percent."""
-    moments, captions = row.get("moment_retrieval", {}), row.get("dense_captioning", {})
-    highlights = row.get("highlight_detection", {})
-    figures = {
-        "r1_0.3": moments.get("r1_0.3"),
-        "r1_0.5": moments.get("r1_0.5"),
-        "r1_0.7": moments.get("r1_0.7"),
-        "miou": moments.get("miou"),
-        "f1": captions.get("f1"),
-        "hit1": highlights.get("hit1"),
-        "parse_rate": row.get("parse_rate"),
-    }
-    out: dict[str, Any] = {k: round(v, 2) for k, v in figures.items() if v is not None}
-    return {**out, "unreadable": row.get("unreadable", 0), "questions": row.get("questions", 0)}
-
-
 def answerer(
     predictor: Predictor, dataset: ShardDataset, noise_seed: int | None = None
 ) -> Callable[[Sequence[Sample]], list[Answer]]:
@@ -350,41 +338,6 @@ def _rows(metrics: Path, kind: str) -> list[dict[str, Any]]:
 def _texts(dataset: ShardDataset) -> list[str]:
     samples = [dataset.sample(i) for i in range(len(dataset))]
     return [t for s in samples for t in (s.prompt, *(e.text for e in s.events)) if t]
-
-
-def summary_table(summary: dict[str, Any]) -> Table:
-    """One table: the figures after each stage, and the controls."""
-    table = Table(title="held-out videos (percent)")
-    names = {"r1_0.5": "R@1 IoU 0.5", "r1_0.7": "R@1 IoU 0.7", "miou": "mIoU", "f1": "dense F1", "hit1": "HIT@1"}
-    names["parse_rate"] = "parsed"
-    table.add_column("")
-    for title in names.values():
-        table.add_column(title, justify="right")
-
-    def cells(figures: dict[str, Any]) -> list[str]:
-        return [f"{figures[k]:.1f}" if figures.get(k) is not None else "-" for k in names]
-
-    for stage in summary["stages"]:
-        table.add_row(f"after {stage['name']}", *cells(stage))
-    table.add_section()
-    for name, figures in summary["controls"].items():
-        table.add_row(
-            {"noise_frames": "control: noise frames", "mean_segment": "control: mean segment"}[name], *cells(figures)
-        )
-    return table
-
-
-def figures_table(title: str, figures: dict[str, Any]) -> Table:
-    """Every figure of one evaluation, one row each."""
-    table = Table(title=title)
-    table.add_column("figure")
-    table.add_column("value", justify="right")
-    for name, value in figures.items():
-        rows = value.items() if isinstance(value, dict) else [("", value)]
-        for key, number in rows:
-            if isinstance(number, (int, float)):
-                table.add_row(f"{name} {key}".strip(), f"{number:.2f}" if isinstance(number, float) else str(number))
-    return table
 
 
 def run_eval_data(run: Path) -> Path:

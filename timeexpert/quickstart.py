@@ -21,7 +21,8 @@ from timeexpert.reports.run_report import write_report
 from timeexpert.stages.config import RunConfig
 from timeexpert.stages.loop import Stopped
 from timeexpert.stages.run_folder import RunFolder
-from timeexpert.stages.train import Trainer, summary_table
+from timeexpert.stages.tables import summary_table
+from timeexpert.stages.train import Trainer
 
 EXIT_TERMINATED = 143
 

@@ -120,6 +120,16 @@ def kill_self_on_serial_6(refs):
     return load(refs)
 
 
+def test_workers_go_on_when_the_whole_process_group_is_told_to_stop():
+    others = children(os.getpid())
+    steps = iter(PlannedLoader(planner(), load, num_workers=1))
+    first = [next(steps)]
+    (worker,) = [pid for pid in children(os.getpid()) if pid not in others]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker, number)
+    assert plain([*first, *islice(steps, 7)]) == plain(islice(PlannedLoader(planner(), load), 8))
+
+
 def test_loading_draws_nothing_from_the_global_random_state():
     torch.manual_seed(0)
     before = torch.get_rng_state()

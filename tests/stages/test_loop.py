@@ -138,6 +138,32 @@ def test_expert_records_count_a_window_and_start_again(tiny_run: Path) -> None:
         assert sum(layer["load"]) == pytest.approx(1.0, abs=1e-4)
 
 
+def test_bfloat16_holds_for_calibration_and_evaluation_as_for_training(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from timeexpert.model import TimeExpert
+    from timeexpert.predict import Predictor
+
+    seen: dict[str, set[bool]] = {}
+
+    def watch(owner: type, name: str) -> None:
+        plain = getattr(owner, name)
+
+        def spy(*args: Any, **kwargs: Any) -> Any:
+            seen.setdefault(name, set()).add(torch.is_autocast_enabled("cpu"))
+            return plain(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, spy)
+
+    for owner, name in ((TimeExpert, "training_step"), (TimeExpert, "calibrate_gates"), (Predictor, "answer")):
+        watch(owner, name)
+    tree = config_tree(tiny_data)
+    train(run_config(tiny_data, train={**tree["train"], "precision": "bf16"}), tmp_path / "bf16")
+    assert seen == {"training_step": {True}, "calibrate_gates": {True}, "answer": {True}}
+
+
 def test_a_run_folder_explains_itself(tiny_run: Path) -> None:
     start = rows(tiny_run / "starts.jsonl")[0]
     assert {"argv", "versions", "git", "platform"} <= start.keys()

@@ -29,11 +29,13 @@ loop.StageRun._record = wait_at
 """
 
 
-def start_gated(config: Path, out: Path, stage: str, step: int, *overrides: str) -> subprocess.Popen[str]:
+def start_gated(
+    config: Path, out: Path, stage: str, step: int, *overrides: str, **process_options: Any
+) -> subprocess.Popen[str]:
     """``timeexpert train`` that has recorded ``step`` of ``stage`` and waits; OUT/go lets it go on."""
     os.environ.update(WAIT_IN=stage, WAIT_AT=str(step), WAIT_FOR=str(out / "go"))
     try:
-        process = command("train", config, *overrides, "--out", out, "--device", "cpu", code=GATED)
+        process = command("train", config, *overrides, "--out", out, "--device", "cpu", code=GATED, **process_options)
     finally:
         for name in ("WAIT_IN", "WAIT_AT", "WAIT_FOR"):
             del os.environ[name]
@@ -127,6 +129,21 @@ def test_sigterm_writes_a_checkpoint_and_exits_143_and_the_same_command_continue
     assert_same_run(run, tiny_run)
 
 
+def test_a_signal_to_the_whole_process_group_still_writes_the_checkpoint(
+    tiny_data: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    config, run = write_config(tiny_data, tmp_path / "tiny.yaml"), tmp_path / "run"
+    process = start_gated(config, run, "sft", 4, "data.num_workers=1", start_new_session=True)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does at Ctrl-C: the data worker is told as well
+    (run / "go").touch()
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    assert "stopped; the state is saved." in said and "Traceback" not in said
+    assert [p.name for p in sorted((run / "checkpoints").iterdir())] == ["sft-0000003", "sft-0000004"]
+    train(run_config(tiny_data), run)
+    assert_same_run(run, tiny_run)
+
+
 FULL_AT = """
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, ({bytes}, {bytes}))
@@ -213,6 +230,24 @@ def test_what_changes_no_weight_may_change_in_between(tiny_data: Path, tiny_run:
     assert_same_run(stopped_run, tiny_run)
 
 
+def test_stages_after_a_restart_run_with_the_attention_of_the_config(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from timeexpert.stages.loop import StageRun
+
+    execute, used = StageRun.execute, []
+
+    def spy(self: StageRun) -> None:
+        used.append((self.stage.name, self.model.config._attn_implementation))
+        execute(self)
+
+    monkeypatch.setattr(StageRun, "execute", spy)
+    config = run_config(tiny_data, model={**config_tree(tiny_data)["model"], "attention": "eager"})
+    train(config, tmp_path, only=["backbone"])
+    train(config, tmp_path, only=["sft"])  # from the finished model of the first start
+    assert used == [("backbone", "eager"), ("sft", "eager")]
+
+
 def test_a_damaged_finished_model_stops_the_run_instead_of_training_on_it(tiny_data: Path, stopped_run: Path) -> None:
     from timeexpert.checkpoint import CheckpointError
 
@@ -259,6 +294,18 @@ def test_stages_whose_names_begin_alike_keep_their_own_checkpoints(tiny_data: Pa
     assert run.latest_checkpoint("sft-2") == (run.checkpoints / "sft-2-0000003", [])
     run.prune("sft", 0)
     assert [p.name for p in run.checkpoints.iterdir()] == ["sft-2-0000003"]
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3, 5])
+def test_the_newest_checkpoints_are_kept_however_many_there_are_yet(keep: int, tmp_path: Path) -> None:
+    from timeexpert.stages.run_folder import RunFolder
+
+    run = RunFolder(tmp_path)
+    for step in range(1, 5):
+        (run.checkpoints / f"sft-{step:07d}").mkdir(parents=True)
+        run.prune("sft", keep)
+        kept = [int(p.name[-1]) for p in sorted(run.checkpoints.iterdir())]
+        assert kept == list(range(1, step + 1))[-keep:]
 
 
 def test_samples_that_cannot_be_read_are_counted_and_named_and_training_goes_on(

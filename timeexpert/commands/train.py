@@ -39,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
     from timeexpert.reports.run_report import write_report
     from timeexpert.stages.loop import Stopped
     from timeexpert.stages.run_folder import RunFolder
-    from timeexpert.stages.train import Trainer, summary_table
+    from timeexpert.stages.tables import summary_table
+    from timeexpert.stages.train import Trainer
 
     console = Console()
     folder = RunFolder(args.out or Path("runs") / config.name)

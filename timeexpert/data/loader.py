@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -38,7 +39,8 @@ class PlannedLoader(Generic[B]):
     ``start_method="fork"`` needs ``load_batch`` to open its files lazily (:class:`~.shards.ShardDataset` does) and
     not to touch a GPU; ``"spawn"`` needs it to pickle. A :class:`UserError` of ``load_batch`` is raised here as a
     :class:`LoaderError` with the same message, any other exception with its type and the worker's traceback. Workers
-    end with the iterator, and within seconds of this process.
+    end with the iterator, and within seconds of this process; they ignore SIGINT and SIGTERM, which a terminal or a
+    scheduler sends to the whole process group: the parent decides when to stop, and needs batches until then.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class PlannedLoader(Generic[B]):
             prefetch_factor=self.prefetch if self.num_workers else None,
             multiprocessing_context=self.start_method if self.num_workers else None,
             collate_fn=_unchanged,
+            worker_init_fn=_leave_signals_to_the_parent,
             generator=torch.Generator(),  # else each start draws from the global one, and training would not repeat
         )
         batches = iter(loader)
@@ -139,3 +142,8 @@ class _Refused:
 
 def _unchanged(batch: Any) -> Any:
     return batch
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # called after torch has set its own handler of SIGTERM
+        signal.signal(number, signal.SIG_IGN)

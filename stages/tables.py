@@ -1,0 +1,59 @@
+"""Figures of evaluations: the headline ones, and tables for a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+
+def flat_figures(row: dict[str, Any]) -> dict[str, Any]:
+    """The headline figures of an evaluation record, rounded to two decimals of a percent."""
+    moments, captions = row.get("moment_retrieval", {}), row.get("dense_captioning", {})
+    highlights = row.get("highlight_detection", {})
+    figures = {
+        "r1_0.3": moments.get("r1_0.3"),
+        "r1_0.5": moments.get("r1_0.5"),
+        "r1_0.7": moments.get("r1_0.7"),
+        "miou": moments.get("miou"),
+        "f1": captions.get("f1"),
+        "hit1": highlights.get("hit1"),
+        "parse_rate": row.get("parse_rate"),
+    }
+    out: dict[str, Any] = {k: round(v, 2) for k, v in figures.items() if v is not None}
+    return {**out, "unreadable": row.get("unreadable", 0), "questions": row.get("questions", 0)}
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """One table: the figures after each stage, and the controls."""
+    table = Table(title="held-out videos (percent)")
+    names = {"r1_0.5": "R@1 IoU 0.5", "r1_0.7": "R@1 IoU 0.7", "miou": "mIoU", "f1": "dense F1", "hit1": "HIT@1"}
+    names["parse_rate"] = "parsed"
+    table.add_column("")
+    for title in names.values():
+        table.add_column(title, justify="right")
+
+    def cells(figures: dict[str, Any]) -> list[str]:
+        return [f"{figures[k]:.1f}" if figures.get(k) is not None else "-" for k in names]
+
+    for stage in summary["stages"]:
+        table.add_row(f"after {stage['name']}", *cells(stage))
+    table.add_section()
+    for name, figures in summary["controls"].items():
+        table.add_row(
+            {"noise_frames": "control: noise frames", "mean_segment": "control: mean segment"}[name], *cells(figures)
+        )
+    return table
+
+
+def figures_table(title: str, figures: dict[str, Any]) -> Table:
+    """Every figure of one evaluation, one row each."""
+    table = Table(title=title)
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for name, value in figures.items():
+        rows = value.items() if isinstance(value, dict) else [("", value)]
+        for key, number in rows:
+            if isinstance(number, (int, float)):
+                table.add_row(f"{name} {key}".strip(), f"{number:.2f}" if isinstance(number, float) else str(number))
+    return table
