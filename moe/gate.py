@@ -125,7 +125,7 @@ class Gate(nn.Module):
         # a fallback expert was not accepted, so its weight 1 carries no gradient to the gate
         soft_TE = torch.where(hard_TE, gate_TE, mask_TE.to(gate_TE.dtype))
         with torch.no_grad():
-            plain_TE = (score_TE > self.threshold) & active
+            plain_TE = (score_TE / (1 + self.config.alpha) > self.threshold) & active
             flipped = (plain_TE != hard_TE)[:, active].float().mean()
         return self._routing(
             mask_TE, gate_TE, soft_TE / count_T[:, None], task_TE, fallback_T, flipped, score_TE[:, active]

@@ -181,15 +181,14 @@ class Predictor:
     def prompt_ids(self, request: Request) -> tuple[list[int], tuple[float, ...]]:
         """Token ids up to where the answer begins, and the frame times as the model reads them."""
         shown_s = tuple(float(self.codec.time_format.quantize(float(t))) for t in request.clip.times_s)
-        row = interleave(
+        ids = interleave(
             self.codec,
             self.text,
             request.prompt,
             shown_s,
-            None,
             visual_tokens_per_frame=self.model.config.tokens_per_frame,
         )
-        return row.ids, shown_s
+        return ids, shown_s
 
     @torch.inference_mode()
     def answer(self, requests: Sequence[Request], *, noise_seed: int | None = None) -> list[Prediction]:

@@ -5,13 +5,12 @@ if __name__ != "timeexpert.tokenization":
 
 from .events import Event, EventCodec, EventError, EventSequence, Problem
 from .grammar import EventGrammar, GrammarLimits
-from .interleave import EncodedSample, interleave, snap_events
+from .interleave import interleave, snap_events
 from .number_format import NumberFormat, NumberFormatError
 from .text import load_text
 from .vocabulary import IdSpace, NumericVocab, TokenType
 
 __all__ = [
-    "EncodedSample",
     "Event",
     "EventCodec",
     "EventError",

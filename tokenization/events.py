@@ -170,8 +170,8 @@ class EventCodec:
         """The 13 score symbols."""
         return NumericVocab(self.score_format)
 
-    def encode_event(self, event: Event) -> list[int]:
-        """Ids of one event: ``<sync>`` times scores text.
+    def encode_event(self, event: Event, *, pair: bool = False) -> list[int]:
+        """Ids of one event: ``<sync>`` times scores text. ``pair`` writes a point as start and end, too.
 
         Raises :class:`NumberFormatError` for a number outside its format, :class:`EventError` for a second score.
         """
@@ -182,16 +182,24 @@ class EventCodec:
             )
         ids = self.ids
         times = event.times_s
-        if len(times) == 2 and self.time_format.quantize(times[0]) == self.time_format.quantize(times[1]):
+        if pair and len(times) == 1:
+            times *= 2
+        elif (
+            not pair and len(times) == 2 and self.time_format.quantize(times[0]) == self.time_format.quantize(times[1])
+        ):
             times = times[:1]  # shorter than the format's step: a point
         out = [ids.sync]
         out += [ids.time + i for i in self.times.encode_list(times)]
         out += [ids.score + i for i in self.scores.encode_list(event.scores)]
         return out + self.text.encode(event.text)
 
-    def encode(self, events: Iterable[Event], *, end: bool = True) -> list[int]:
-        """Ids of a whole answer, closed by the end of sequence unless ``end`` is false."""
-        out = [i for event in events for i in self.encode_event(event)]
+    def encode(self, events: Iterable[Event], *, end: bool = True, pairs: bool = False) -> list[int]:
+        """Ids of a whole answer, closed by the end of sequence unless ``end`` is false.
+
+        ``pairs``: every time is written as start and end, also where both are the same: the form of tasks whose
+        answers are segments, whatever the frames let one see of them.
+        """
+        out = [i for event in events for i in self.encode_event(event, pair=pairs)]
         return [*out, self.text.eos_id] if end else out
 
     def encode_frame_time(self, time_s: float) -> list[int]:

@@ -113,19 +113,28 @@ def test_a_question_sees_the_video_and_itself_and_nothing_later() -> None:
         ("none", Event(3, 5), Event(3, 5)),
         ("nearest", Event(3, 6), Event(2, 7)),
         ("inside", Event(1, 8), Event(2, 7)),
-        ("inside", Event(1, 3), Event(2, 2)),  # one frame inside: a point
+        ("inside", Event(1, 3), Event(2, 2)),  # one frame inside: start and end are the same
         ("inside", Event(3, 6), Event(2, 7)),  # no frame inside: the nearest
     ],
 )
 def test_target_times_move_to_sampled_frames(snap: str, event: Event, written: Event) -> None:
     row, _ = row_of(sample("q", "a", event), snap=snap)
-    assert [i for i in row.labels if i >= 0] == answer_ids(written)
+    ids = [i for i in row.labels if i >= 0]
+    assert ids == [*CODEC.encode([written], pairs=True)]  # segments keep two times: the form that is asked for
+    assert ids.count(CODEC.ids.time + 1) == 1  # one separator
 
 
-def test_points_that_fall_on_one_frame_are_written_once() -> None:
+def test_highlights_that_fall_on_one_frame_are_written_once_with_the_higher_score() -> None:
     points = (Event(1, 1, (4,)), Event(3, 3, (5,)), Event(6, 6, (1,)))
     row, _ = row_of(sample("q", "a", *points, task="highlight_detection"), snap="nearest")
-    assert [i for i in row.labels if i >= 0] == answer_ids(Event(2, 2, (4,)), Event(7, 7, (1,)))
+    assert [i for i in row.labels if i >= 0] == answer_ids(Event(2, 2, (5,)), Event(7, 7, (1,)))  # the higher score
+
+
+def test_events_of_different_texts_at_one_time_are_all_kept() -> None:
+    goals = (Event(2, 2, text="a"), Event(2, 2, text="b"))
+    row, dropped = row_of(sample("q", "a", *goals, task="dense_captioning"), snap="nearest")
+    assert [i for i in row.labels if i >= 0] == CODEC.encode(goals, pairs=True)
+    assert not dropped
 
 
 def test_the_first_question_may_lose_whole_events_from_its_end() -> None:

@@ -28,7 +28,7 @@ def ask(
     prompts = []
     for i in which:
         times_s = [float(t) for t in range(2 + i)]
-        prompts.append(interleave(codec, text, PROMPTS[i], times_s, None, visual_tokens_per_frame=TOKENS_PER_FRAME).ids)
+        prompts.append(interleave(codec, text, PROMPTS[i], times_s, visual_tokens_per_frame=TOKENS_PER_FRAME))
     longest = max(map(len, prompts))
     ids = torch.tensor([[text.pad_id] * (longest - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])

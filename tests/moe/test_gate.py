@@ -102,7 +102,7 @@ def test_history_of_the_tokens_own_type_lets_it_pass():
     x = torch.tensor([[1.0, 0.6], [1.0, 0.6]])  # cosines (0.86, 0.51), halved by 1 + alpha: below 0.5
     routing = gate(x, torch.tensor([TEXT, TIME]))
     assert routing.mask_TE.tolist() == [[False, False], [False, True]]  # (0.51 + 1) / 2 = 0.76
-    assert routing.flipped == pytest.approx(3 / 4)  # without history both pass everywhere
+    assert routing.flipped == pytest.approx(1 / 4)  # without its history that one pair would not pass
 
 
 def test_history_is_not_written_by_the_gate():

@@ -15,7 +15,7 @@ import torch
 from timeexpert.data.batch import VideoBatch
 from timeexpert.data.frames import FrameReader
 from timeexpert.data.mixture import SampleRef
-from timeexpert.data.records import Sample
+from timeexpert.data.records import SEGMENT_TASKS, Sample
 from timeexpert.data.shards import ShardDataset
 from timeexpert.errors import UserError
 from timeexpert.tokenization import Event, EventCodec, EventSequence
@@ -89,13 +89,14 @@ def build_row(
     for sample in samples:
         try:
             _, suffix = text.prompt(sample.prompt)
-            events = _distinct(snap_events(sample.events, list(times_s), reading.snap))  # type: ignore[arg-type]
-            answer = codec.encode(events)
+            events = _merged(snap_events(sample.events, list(times_s), reading.snap))  # type: ignore[arg-type]
+            pairs = sample.task in SEGMENT_TASKS
+            answer = codec.encode(events, pairs=pairs)
             room = reading.max_tokens - len(row.ids) - len(suffix)
             kept = len(events)
             while len(answer) > room and kept > 1 and not row.sample_ids:
                 kept -= 1
-                answer = codec.encode(EventSequence(events.events[:kept]))
+                answer = codec.encode(events.events[:kept], pairs=pairs)
             if len(answer) > room:
                 dropped.append((sample.id, f"does not fit into max_tokens ({reading.max_tokens})"))
                 continue
@@ -111,11 +112,15 @@ def build_row(
     return row, dropped
 
 
-def _distinct(events: EventSequence) -> EventSequence:
-    """Without points that snapping moved onto the time of the event before them (two clips, one frame)."""
+def _merged(events: EventSequence) -> EventSequence:
+    """Highlights of one text that snapping moved onto one frame become one, with the highest of their scores."""
     kept: list[Event] = []
     for event in events:
-        if not (kept and len(event.times_s) == 1 and event.times_s == kept[-1].times_s):
+        last = kept[-1] if kept else None
+        same = last is not None and (last.times_s, last.text) == (event.times_s, event.text)
+        if last is not None and same and len(event.times_s) == 1 and event.scores and last.scores:
+            kept[-1] = max(last, event, key=lambda e: e.scores[0])
+        else:
             kept.append(event)
     return EventSequence(tuple(kept))
 
@@ -196,7 +201,9 @@ class BatchLoader:
         total = len(self.text.prompt("")[0]) + frames * per_frame
         for sample in samples:
             try:
-                total += len(self.text.prompt(sample.prompt)[1]) + len(self.codec.encode(sample.events))
+                total += len(self.text.prompt(sample.prompt)[1]) + len(
+                    self.codec.encode(sample.events, pairs=sample.task in SEGMENT_TASKS)
+                )
             except UserError:
                 continue  # reported when the batch is loaded
         return min(total, reading.max_tokens)

@@ -22,6 +22,7 @@ TASKS = (
     "referring_segmentation",
 )
 TIMED_TASKS = ("dense_captioning", "moment_retrieval", "highlight_detection", "action_segmentation")
+SEGMENT_TASKS = ("dense_captioning", "moment_retrieval", "action_segmentation")  # answers with start and end
 DURATION_TOLERANCE_S = 0.5  # annotations are often rounded up past the last frame
 
 

@@ -176,7 +176,8 @@ class TimeExpert(PreTrainedModel, GenerationMixin):
         share = 1.0 / max(1.0, counts["micro_steps"])
         losses["z"] = share * moe.z_loss * torch.stack([z_loss(r, valid) for r in routings]).sum()
         if moe.router == "topany":
-            terms = [task_dependent_loss(g, r, moe, valid) for g, r in zip(self.gates, routings, strict=True)]
+            flat = types.reshape(-1)
+            terms = [task_dependent_loss(g, r, flat, moe, valid) for g, r in zip(self.gates, routings, strict=True)]
             losses["task"] = share * torch.stack(terms).sum()
         return ModelOutput(torch.stack(list(losses.values())).sum(), losses, routings)
 
