@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from types import FrameType
@@ -26,6 +26,7 @@ from timeexpert.model import TimeExpert
 from timeexpert.tokenization import TokenType
 
 from .config import StageConfig, TrainConfig
+from .memory import PeakMemory
 from .optim import build_optimizers, freeze, set_rates
 from .progress import StageProgress
 from .run_folder import RunFolder
@@ -53,6 +54,8 @@ class StageRun:
     before: int  # global step at which the stage starts
     save_model: Any  # callable(folder): weights and tokenizer
     console: Console = field(default_factory=Console)
+    memory: PeakMemory = field(default_factory=PeakMemory)
+    lap: Callable[[], None] = lambda: None  # notes the time spent so far
 
     def __post_init__(self) -> None:
         freeze(self.model, self.stage)
@@ -158,6 +161,7 @@ class StageRun:
     def _record(self, writer: SummaryWriter, figures: dict[str, float], samples: int) -> None:
         place = {"stage": self.stage.name, "step": self.step, "global_step": self.before + self.step}
         if self.step % self.train.log_every == 0 or self.step in (1, self.stage.steps):
+            self.memory.sample()
             self.run.record({"kind": "train", **place, **figures, "samples": samples, "skipped": self.skipped})
             for name, value in figures.items():
                 writer.add_scalar(f"train/{name}", value, place["global_step"])
@@ -189,6 +193,7 @@ class StageRun:
 
         write_folder(self.run.checkpoints / f"{self.stage.name}-{self.step:07d}", fill)
         self.run.prune(self.stage.name, self.train.keep_checkpoints)
+        self.lap()
 
     def _resume(self) -> None:
         folder, problems = self.run.latest_checkpoint(self.stage.name)

@@ -9,6 +9,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,7 @@ class RunFolder:
         self.path = Path(path)
         self.metrics = self.path / "metrics.jsonl"
         self.dropped = self.path / "dropped.jsonl"
+        self.times = self.path / "times.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.models = self.path / "models"
 
@@ -72,8 +74,8 @@ class RunFolder:
             file.flush()
             yield
 
-    def start(self, config: RunConfig) -> None:
-        """Save the merged config and where it came from; on a second start, check that nothing else was asked."""
+    def settle(self, config: RunConfig) -> None:
+        """Save the merged config; on a second start, check that nothing else was asked."""
         saved = self.path / "config.yaml"
         if saved.is_file():
             changes = list(_changes(config, saved))
@@ -86,11 +88,16 @@ class RunFolder:
             temporary = saved.with_suffix(".part")
             temporary.write_text(dump(config), encoding="utf-8")
             os.replace(temporary, saved)
+
+    def start(self, config: RunConfig) -> None:
+        """Settle the config, tidy up after a kill, and note where this start came from."""
+        self.settle(config)
         self.checkpoints.mkdir(exist_ok=True)
         self.models.mkdir(exist_ok=True)
         recover(self.checkpoints)
         recover(self.models)
-        self._keep(self.metrics, lambda row: True)  # drops a last line that a kill cut in half
+        for file in (self.metrics, self.times):
+            self._keep(file, lambda row: True)  # drops a last line that a kill cut in half
         row = {"argv": sys.argv, "versions": versions(), "git": git_state(), "platform": platform.platform()}
         with open(self.path / "starts.jsonl", "a", encoding="utf-8") as out:
             out.write(json.dumps(row) + "\n")
@@ -99,6 +106,34 @@ class RunFolder:
         """Append one line to metrics.jsonl."""
         with open(self.metrics, "a", encoding="utf-8") as out:
             out.write(json.dumps(row) + "\n")
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[Callable[[], None]]:
+        """Note the seconds that a piece of work took in times.jsonl, however it ends.
+
+        Yields a function that notes the time so far: called at checkpoints, it saves it from a kill.
+        """
+        began = time.monotonic()
+
+        def lap() -> None:
+            nonlocal began
+            now = time.monotonic()
+            with open(self.times, "a", encoding="utf-8") as out:
+                out.write(json.dumps({"what": what, "seconds": round(now - began, 3)}) + "\n")
+            began = now
+
+        try:
+            yield lap
+        finally:
+            lap()
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds spent on each piece of work, over all starts, in the order in which they began."""
+        spent: dict[str, float] = {}
+        if self.times.is_file():
+            for row in map(json.loads, self.times.read_text(encoding="utf-8").splitlines()):
+                spent[row["what"]] = spent.get(row["what"], 0.0) + row["seconds"]
+        return {what: round(seconds, 1) for what, seconds in spent.items()}
 
     def forget_after(self, global_step: int, *, evals: bool) -> None:
         """Drop metric rows of steps that will be done again, and a line that a kill cut in half.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,6 +33,7 @@ from timeexpert.tokenization.text import HuggingFaceText, SentencePieceText, Tex
 
 from .config import RunConfig, StageConfig
 from .loop import StageRun, autocast, seed_everything
+from .memory import PeakMemory
 from .models import build_model, model_config
 from .run_folder import RunError, RunFolder
 from .tables import flat_figures
@@ -50,7 +50,6 @@ class Trainer:
     run: RunFolder
     device: str = "auto"
     console: Console = field(default_factory=Console)
-    seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.config.train.threads is not None:
@@ -58,6 +57,7 @@ class Trainer:
         disable_progress_bar()  # transformers' bar for one small file would only flicker
         self.place = pick_device(self.device)
         self.datasets: dict[str, ShardDataset] = {}
+        self.memory = PeakMemory()
         cache = int(self.config.data.cache_gib * 2**30)
         self.reader = FrameReader(self.config.model.vision.image_size, cache)
 
@@ -109,7 +109,7 @@ class Trainer:
             before += stage.steps
             if (folder / INFERENCE).is_file() and self.config.data.eval and stage.evaluate:
                 self._evaluate(stage, model, text, before)
-        return self._summary(model, text, before)
+        return self._summary(model)
 
     def _text(self) -> TextTokenizer:
         settings, kept = self.config.text, self.run.path / "text"
@@ -160,8 +160,6 @@ class Trainer:
         return PlannedLoader(planner, load, self.config.data.num_workers)
 
     def _train(self, stage: StageConfig, model: TimeExpert, text: TextTokenizer, before: int) -> None:
-        began = time.monotonic()
-
         def save_model(folder: Path) -> None:
             model.save_pretrained(folder)
             text.save(folder)
@@ -169,8 +167,9 @@ class Trainer:
         parts = ", ".join(stage.parts)
         self.console.print(f"[bold]stage {stage.name}[/] ({stage.kind}): {stage.steps} steps, trains {parts}")
         loader = self._loader(stage, text)
-        StageRun(self.run, stage, self.config.train, model, loader, before, save_model, self.console).execute()
-        self.seconds[stage.name] = time.monotonic() - began
+        with self.run.timed(stage.name) as lap:
+            settings, console = self.config.train, self.console
+            StageRun(self.run, stage, settings, model, loader, before, save_model, console, self.memory, lap).execute()
 
     def _export(self, stage: StageConfig, model: TimeExpert, text: TextTokenizer, global_step: int) -> None:
         settings = self.config.eval
@@ -201,14 +200,12 @@ class Trainer:
         for control in (None, "noise_frames", "mean_segment") if last else (None,):
             if self._recorded(stage.name, control):
                 continue
-            began = time.monotonic()
-            figures = self._figures(stage, control, model, text)
+            with self.run.timed(f"evaluate {stage.name}" + (f" {control}" if control else "")):
+                figures = self._figures(stage, control, model, text)
             row = {"kind": "eval", "stage": stage.name, "global_step": step, "control": control, **figures}
             self.run.record(row)
             told = ", ".join(f"{name} {value}" for name, value in flat_figures(row).items())
             self.console.print(f"evaluated {stage.name}{f' ({control})' if control else ''}: {told}", highlight=False)
-            key = f"evaluate {stage.name}" + (f" {control}" if control else "")
-            self.seconds[key] = time.monotonic() - began
 
     def _recorded(self, stage: str, control: str | None) -> bool:
         return any(r["stage"] == stage and r.get("control") == control for r in _rows(self.run.metrics, "eval"))
@@ -238,6 +235,7 @@ class Trainer:
         figures: dict[str, Any] = {}
         with self.console.status("") as status:
             for done, result in evaluate(samples, ask, batch_size=settings.batch_size, predictions=path):
+                self.memory.sample()
                 status.update(f"evaluating {name}: {done} of {len(samples)} questions")
                 figures = result or figures
         return figures
@@ -266,23 +264,23 @@ class Trainer:
             out.append(Example(frames, list(times_s), truth, told, row["prompt"], duration_s, row["video"]))
         return out
 
-    def _summary(self, model: TimeExpert, text: TextTokenizer, steps: int) -> dict[str, Any]:
-        import resource
-
+    def _summary(self, model: TimeExpert) -> dict[str, Any]:
         rows = _rows(self.run.metrics, "eval")
         stages = [{"name": r["stage"], **flat_figures(r)} for r in rows if r["control"] is None]
         controls = {r["control"]: flat_figures(r) for r in rows if r["control"] is not None}
         old = self.run.path / "summary.json"
-        seconds = json.loads(old.read_text(encoding="utf-8")).get("seconds", {}) if old.is_file() else {}
+        peak_gib = json.loads(old.read_text(encoding="utf-8")).get("peak_rss_gib", 0.0) if old.is_file() else 0.0
+        self.memory.sample()
+        finished = [s for s in self.config.stages if (self.run.models / s.name / INFERENCE).is_file()]
         summary = {
             "stages": stages,
             "controls": controls,
             "parse_rate": stages[-1]["parse_rate"] if stages else None,
             "unreadable": stages[-1]["unreadable"] if stages else None,
-            "steps": steps,
+            "steps": sum(stage.steps for stage in finished),
             "parameters": sum(p.numel() for p in model.parameters()),
-            "seconds": {**seconds, **{k: round(v, 1) for k, v in self.seconds.items()}},
-            "peak_rss_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+            "seconds": self.run.seconds(),
+            "peak_rss_gib": max(peak_gib, round(self.memory.gib, 2)),
         }
         write_json(old, summary)
         return summary

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from rich.progress import track
 from timeexpert.config import ConfigError, load
 from timeexpert.data.build import build
 from timeexpert.data.progress import shown
-from timeexpert.data.synthetic import synthesise
+from timeexpert.data.synthetic import check_synthesised, synthesise
 from timeexpert.paths import config_path
 from timeexpert.reports.run_report import write_report
 from timeexpert.stages.config import RunConfig
@@ -31,16 +30,18 @@ def quickstart(config_name: str, overrides: Sequence[str], out: Path | None, dev
     """Synthesise, build, train, evaluate, report. Returns the exit code; 143 after an orderly stop."""
     config = load(RunConfig, config_path(config_name), overrides)
     folder = RunFolder(out or Path("runs") / config.name)
-    missing = [name for name in [*config.data.train, "held_out"] if name not in config.synth]
+    held_out = [config.data.eval] if config.data.eval is not None else []
+    missing = [path for path in [*config.data.train.values(), *held_out] if path not in config.synth]
     if missing:
         raise ConfigError(
-            f"{config_name}: synth lacks {missing[0]!r}; quickstart makes every data set of data.train and held_out. "
+            f"{config_name}: synth lacks {missing[0]!r}; quickstart makes every data set of data.train and data.eval. "
             "Use timeexpert train for data of your own."
         )
     config = replace(config, data=replace(config.data, root=str(folder.path / "data")))
     with folder.locked():
-        seconds = make_data(config, folder, console)
-        trainer = Trainer(config, folder, device, console, seconds=seconds)
+        trainer = Trainer(config, folder, device, console)
+        folder.settle(config)
+        make_data(config, folder, console)
         try:
             summary = trainer.execute()
         except Stopped:
@@ -49,7 +50,8 @@ def quickstart(config_name: str, overrides: Sequence[str], out: Path | None, dev
             return EXIT_TERMINATED
         console.print(summary_table(summary))
         report = write_report(folder.path, trainer.examples())
-    video = next((folder.path / "data" / "held_out.raw" / "media").glob("*.mp4"))
+    videos = sorted((folder.path / "data").glob(f"{config.data.eval or '*'}.raw/media/*.mp4"))
+    video = videos[0] if videos else "VIDEO.mp4"  # the raw videos may be gone: shards hold them too
     console.print(f"report: {escape(str(report))}", highlight=False, soft_wrap=True)
     console.print("next:", style="bold")
     for line in (
@@ -61,19 +63,18 @@ def quickstart(config_name: str, overrides: Sequence[str], out: Path | None, dev
     return 0
 
 
-def make_data(config: RunConfig, folder: RunFolder, console: Console) -> dict[str, float]:
-    """Synthesise and build every data set of ``config.synth`` into RUN/data; seconds per step."""
+def make_data(config: RunConfig, folder: RunFolder, console: Console) -> None:
+    """Synthesise and build every data set of ``config.synth`` into RUN/data, where it is not there yet."""
     workers = max(1, min(4, os.cpu_count() or 1))
-    seconds: dict[str, float] = {}
     for name, settings in config.synth.items():
-        began = time.monotonic()
         raw, shards = folder.path / "data" / f"{name}.raw", folder.path / "data" / name
-        if not (raw / "samples.jsonl").is_file():
-            steps = synthesise(settings, raw, workers=workers)
-            for _ in track(steps, total=settings.videos, description=f"videos: {name}", console=console):
-                pass
-        if not (shards / "dataset.json").is_file():
+        check_synthesised(settings, raw)
+        if (shards / "dataset.json").is_file():
+            continue
+        with folder.timed(f"data {name}"):
+            if not (raw / "samples.jsonl").is_file():
+                steps = synthesise(settings, raw, workers=workers)
+                for _ in track(steps, total=settings.videos, description=f"videos: {name}", console=console):
+                    pass
             with shown(f"shards: {name}") as progress:
                 build(raw / "samples.jsonl", raw / "media", shards, shard_mb=32, workers=workers, progress=progress)
-        seconds[f"data {name}"] = time.monotonic() - began
-    return seconds

@@ -162,6 +162,7 @@ def test_a_folder_of_another_configuration_is_refused(settings: str, tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"seed": -1}, r"seed \(-1\) must be 0 or more"),
         ({"videos": 0}, r"videos \(0\) must be 1 or more"),
         ({"min_events": 3, "max_events": 2}, r"events \(3 to 2\) must be between 1 and 6, smallest first"),
         ({"max_events": 7}, r"events \(2 to 7\) must be between 1 and 6"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -48,8 +49,6 @@ def start_gated(
 
 
 def read_whole_lines(metrics: Path) -> list[dict[str, Any]]:
-    import json
-
     text = metrics.read_text(encoding="utf-8") if metrics.is_file() else ""
     return [r for r in map(json.loads, text.rpartition("\n")[0].splitlines()) if r["kind"] == "train"]
 
@@ -228,6 +227,29 @@ def test_what_changes_no_weight_may_change_in_between(tiny_data: Path, tiny_run:
     }
     train(run_config(tiny_data, **free), stopped_run)
     assert_same_run(stopped_run, tiny_run)
+
+
+def test_time_is_summed_over_starts_and_memory_keeps_its_peak(
+    tiny_data: Path, tmp_path: Path, stopped_run: Path
+) -> None:
+    from timeexpert.stages.run_folder import RunFolder
+
+    with RunFolder(stopped_run).timed("sft") as lap:  # a start that got as far as this and was killed
+        time.sleep(0.2)
+        lap()
+    before = RunFolder(stopped_run).seconds()
+    assert before["sft"] >= 0.2 and before["backbone"] > 0
+    summary = train(run_config(tiny_data), stopped_run)
+    assert summary["seconds"]["backbone"] == before["backbone"]  # it was not trained again
+    assert summary["seconds"]["sft"] >= before["sft"]
+    assert summary["steps"] == 12
+    peak = {**summary, "peak_rss_gib": 1000.0}
+    (stopped_run / "summary.json").write_text(json.dumps(peak))
+    assert train(run_config(tiny_data), stopped_run) == peak
+
+
+def test_the_summary_counts_steps_of_finished_stages_only(tiny_data: Path, tmp_path: Path) -> None:
+    assert train(run_config(tiny_data), tmp_path, only=["backbone"])["steps"] == 4
 
 
 def test_stages_after_a_restart_run_with_the_attention_of_the_config(

@@ -45,6 +45,7 @@ ACTIONS = {
 }
 CLIP_S = 2.0  # a highlight is scored per clip of two seconds, as in QVHighlights
 MAX_DURATION_S = 3600.0
+SETTINGS = "synth.json"  # what a folder of videos was made from
 LONGEST_SHARE = 0.75  # of a video, for one event
 MIN_EVENT_S = 0.2  # times are written in tenths: a shorter event could start where it ends
 MIN_RADIUS, MAX_RADIUS = 0.13, 0.26  # of the shorter side
@@ -64,6 +65,7 @@ class SynthConfig:
     min_event_s: float = 5.0
     max_event_s: float = 10.0
     persistent: float = 0.0
+    highlight_from: float = 4.0  # ask for highlights where the best score is this or more (4: very good)
     frame_rates: tuple[int, ...] = (4, 5, 8, 10)
     sizes: tuple[tuple[int, int], ...] = ((64, 64), (80, 64), (96, 96), (64, 80))
     tasks: tuple[str, ...] = ("moment_retrieval", "dense_captioning", "highlight_detection", "general")
@@ -71,6 +73,8 @@ class SynthConfig:
     def __post_init__(self) -> None:
         if self.videos < 1:
             raise UserError(f"videos ({self.videos}) must be 1 or more.")
+        if self.seed < 0:
+            raise UserError(f"seed ({self.seed}) must be 0 or more.")
         if not 1 <= self.min_events <= self.max_events <= 6:
             raise UserError(f"events ({self.min_events} to {self.max_events}) must be between 1 and 6, smallest first.")
         if not 0 < self.min_duration_s <= self.max_duration_s <= MAX_DURATION_S:
@@ -328,7 +332,7 @@ def questions(scene: Scene, config: SynthConfig) -> list[Sample]:
         scores = clip_scores(event, scene.duration_s)
         if (
             "highlight_detection" in config.tasks
-            and max((s for _, s in scores), default=0.0) >= 4
+            and max((s for _, s in scores), default=0.0) >= config.highlight_from
             and not event.persistent
         ):
             points = [Event(t, t, (s,), "") for t, s in scores]
@@ -354,14 +358,10 @@ def synthesise(config: SynthConfig, out: Path, *, workers: int = 1) -> Iterator[
     A second call with the same config continues where a killed one stopped; with another config it raises
     :class:`UserError`.
     """
+    check_synthesised(config, out)
     media = out / "media"
     media.mkdir(parents=True, exist_ok=True)
-    settings = out / "synth.json"
-    wanted = json.loads(json.dumps(asdict(config)))
-    if settings.is_file() and _json(settings) != wanted:
-        raise UserError(
-            f"{settings}: this folder holds videos of another configuration. Use another folder or remove it."
-        )
+    settings, wanted = out / SETTINGS, _settings(config)
     settings.with_suffix(".part").write_text(json.dumps(wanted, indent=1), encoding="utf-8")
     os.replace(settings.with_suffix(".part"), settings)
     jobs = [(config, i, str(media)) for i in range(config.videos)]
@@ -381,6 +381,19 @@ def synthesise(config: SynthConfig, out: Path, *, workers: int = 1) -> Iterator[
     temporary = out / "samples.jsonl.part"
     write_samples(temporary, samples)
     os.replace(temporary, out / "samples.jsonl")
+
+
+def check_synthesised(config: SynthConfig, out: Path) -> None:
+    """Raise :class:`UserError` when ``out`` holds videos of another configuration."""
+    settings = out / SETTINGS
+    if settings.is_file() and _json(settings) != _settings(config):
+        raise UserError(
+            f"{settings}: this folder holds videos of another configuration. Use another folder or remove it."
+        )
+
+
+def _settings(config: SynthConfig) -> object:
+    return json.loads(json.dumps(asdict(config)))
 
 
 def _json(file: Path) -> object:
