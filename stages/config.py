@@ -148,11 +148,11 @@ class StageConfig:
 
     ``kind`` says what is trained (``trains`` overrides it with names of parts); ``mix`` maps data-set names to
     weights; ``num_frames``: frames per video, one of them drawn per video (``growing``: the first of them at the
-    start of the stage, the last at its end); ``snap``: target times to sampled
+    start of the stage, the last at its end; needs ``batch_videos`` alone); ``snap``: target times to sampled
     frames (``none`` keeps them, ``nearest`` as TRACE, ``inside``: first and last sampled frame of the event).
     A batch holds at most ``batch_videos`` videos and ``batch_tokens`` padded tokens; ``accumulate`` batches
-    make one optimizer step. ``optimizer``: ``adamw`` (the paper's), or ``muon`` for the decoder's matrices with
-    ``adamw`` for the rest, at ``matrix_lr`` (None: ``lr``): fewer steps from nothing (docs/log.md). ``gate_lr``:
+    make one optimizer step. ``optimizer``: ``adamw`` (the paper's), or ``muon`` for the matrices of attention and
+    shared experts with ``adamw`` for the rest, at ``matrix_lr`` (None: ``lr``): fewer steps from nothing (docs/log.md). ``gate_lr``:
     rate of the gates' rows and thresholds (None: ``lr``); cosines forget fast at the rates of a tiny model.
     """
 
@@ -187,8 +187,9 @@ class StageConfig:
         _at_least(0, self, "weight_decay")
         if not self.num_frames or min(self.num_frames) < 1:
             raise ConfigError(f"num_frames ({list(self.num_frames)}) must list numbers of 1 or more.")
-        if self.lr <= 0:
-            raise ConfigError(f"lr ({self.lr}) must be positive.")
+        for name in ("lr", "matrix_lr", "gate_lr"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise ConfigError(f"{name} ({getattr(self, name)}) must be positive.")
         for name in ("final_lr_ratio", "warmup_ratio"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} ({getattr(self, name)}) must be between 0 and 1.")
@@ -199,6 +200,13 @@ class StageConfig:
                 raise ConfigError(f"tasks: {task!r} is not one of {', '.join(TASKS)}.")
         if self.frame_schedule == "growing" and self.batch_videos is None:
             raise ConfigError("frame_schedule growing needs batch_videos: it says how many videos the stage will draw.")
+        if self.frame_schedule == "growing" and self.batch_tokens is not None:
+            raise ConfigError(
+                f"frame_schedule growing needs batch_tokens: null, not {self.batch_tokens}: batches cut by length hold "
+                "fewer videos than the schedule counts on. batch_videos says how many."
+            )
+        if self.trains == ():
+            raise ConfigError(f"trains is empty; name at least one of {', '.join(PARTS)}, or leave it out.")
         for part in self.trains or ():
             if part not in PARTS:
                 raise ConfigError(f"trains: {part!r} is not one of {', '.join(PARTS)}.")

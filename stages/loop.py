@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -53,6 +54,7 @@ class StageRun:
     loader: PlannedLoader[Any]
     before: int  # global step at which the stage starts
     save_model: Any  # callable(folder): weights and tokenizer
+    checksums: dict[str, str]  # of the index of each data set, by name
     console: Console = field(default_factory=Console)
     memory: PeakMemory = field(default_factory=PeakMemory)
     lap: Callable[[], None] = lambda: None  # notes the time spent so far
@@ -184,6 +186,7 @@ class StageRun:
             "step": self.step,
             "global_step": self.before + self.step,
             "data": self.loader.state_dict(),
+            "checksums": self.checksums,
             "skipped": self.skipped,
         }
 
@@ -207,6 +210,7 @@ class StageRun:
 
         load_model(self.model, folder / "model.safetensors", device=str(self.device))
         tensors, state = load_trainer(folder)
+        self._check_data(folder, state["checksums"])
         load_optimizers(self.model, self.optimizers, tensors)
         self.statistics.load_state_tensors(tensors)
         torch.set_rng_state(tensors["rng.torch"])
@@ -217,6 +221,15 @@ class StageRun:
         self.run.forget_after(self.before + self.step, evals=False)
         self.run.forget_dropped(self.stage.name, self.step)
         self.console.print(f"continuing stage {self.stage.name} at step {self.step} of {self.stage.steps}")
+
+    def _check_data(self, folder: Path, saved: dict[str, str]) -> None:
+        for name, checksum in self.checksums.items():
+            if saved.get(name) != checksum:
+                raise TrainingError(
+                    f"{folder}: data set {name!r} has been rebuilt since this checkpoint (the checksum of its index "
+                    "differs), so the run cannot go on as it began. Restore the shards (data.root may say another "
+                    "place), or train into another folder with --out."
+                )
 
     def _signals(self) -> AbstractContextManager[None]:
         return _StopOn(self)
@@ -251,3 +264,8 @@ def seed_everything(seed: int) -> None:
     """torch and numpy; everything in the data follows from the config's seed by itself."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
+
+
+def stage_seed(seed: int, place: int) -> int:
+    """The seed of the stage at ``place``: a restart between stages then draws what an unbroken run would."""
+    return int(np.random.SeedSequence([seed, place]).generate_state(1)[0])

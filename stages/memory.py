@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import resource
-import sys
+from pathlib import Path
 
 import psutil
 
@@ -11,8 +10,8 @@ import psutil
 class PeakMemory:
     """The largest resident size seen, in bytes.
 
-    Of this process the kernel keeps the exact peak. Its workers are added as they are at each :meth:`sample`;
-    pages that they share with this process count in each of them.
+    Of this process Linux keeps the exact peak. Its workers are added as they are at each :meth:`sample`; pages
+    that they share with this process count in each of them.
     """
 
     def __init__(self) -> None:
@@ -20,8 +19,6 @@ class PeakMemory:
 
     def sample(self) -> None:
         """Look at this process and all that it has started, now."""
-        unit = 1 if sys.platform == "darwin" else 1024
-        own_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         me = psutil.Process()
         total = me.memory_info().rss
         for child in me.children(recursive=True):
@@ -29,9 +26,16 @@ class PeakMemory:
                 total += child.memory_info().rss
             except psutil.Error:  # it has just ended
                 continue
-        self.bytes = max(self.bytes, own_peak, total)
+        self.bytes = max(self.bytes, total, _own_peak())
 
     @property
     def gib(self) -> float:
         """The peak in GiB."""
         return self.bytes / 2**30
+
+
+def _own_peak() -> int:
+    """VmHWM in bytes, 0 where there is none; getrusage would count what this process was forked from."""
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="ascii", errors="replace").splitlines() if status.is_file() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)

@@ -20,11 +20,11 @@ from timeexpert.config import ConfigError, load, to_tree
 from timeexpert.data.collate import BatchLoader, Reading, VideoQuestions
 from timeexpert.data.frames import FrameReader
 from timeexpert.data.loader import PlannedLoader
-from timeexpert.data.mixture import BatchPlanner, Mixture, SampleRef
+from timeexpert.data.mixture import BatchPlanner, Mixture
 from timeexpert.data.records import Sample
 from timeexpert.data.shards import ShardDataset
 from timeexpert.errors import UserError
-from timeexpert.evaluation.runner import Answer, choose, evaluate, mean_segment, score
+from timeexpert.evaluation.runner import Answer, evaluate, mean_segment, score, scored_questions
 from timeexpert.model import TimeExpert
 from timeexpert.predict import INFERENCE, Clip, InferenceConfig, Predictor, Request, load_model, pick_device
 from timeexpert.reports.run_report import Example
@@ -32,7 +32,7 @@ from timeexpert.tokenization import EventCodec, EventSequence, NumberFormat
 from timeexpert.tokenization.text import HuggingFaceText, SentencePieceText, TextTokenizer, load_text
 
 from .config import RunConfig, StageConfig
-from .loop import StageRun, autocast, seed_everything
+from .loop import StageRun, autocast, seed_everything, stage_seed
 from .memory import PeakMemory
 from .models import build_model, model_config
 from .run_folder import RunError, RunFolder
@@ -84,13 +84,15 @@ class Trainer:
             ) from None
 
     def _execute(self, only: Sequence[str]) -> dict[str, Any]:
+        if self.config.data.eval and any(stage.evaluate for stage in self.config.stages):
+            self.held_out()  # data that cannot be scored are refused before anything is written
         self.run.start(self.config)
         seed_everything(self.config.train.seed)
         text = self._text()
-        model = build_model(self.config, text).to(self.place)
+        model = self._model(text)
         before = 0
         unfinished: list[str] = []
-        for stage in self.config.stages:
+        for place, stage in enumerate(self.config.stages):
             folder = self.run.models / stage.name
             if (folder / INFERENCE).is_file():
                 verify(folder)
@@ -104,6 +106,7 @@ class Trainer:
                     f"Train it first: --stage {unfinished[0]}, or all stages without --stage."
                 )
             else:
+                seed_everything(stage_seed(self.config.train.seed, place))
                 self._train(stage, model, text, before)
                 self._export(stage, model, text, before + stage.steps)
             before += stage.steps
@@ -132,6 +135,23 @@ class Trainer:
         os.replace(temporary, kept)
         return text
 
+    def _model(self, text: TextTokenizer) -> TimeExpert:
+        try:
+            model = build_model(self.config, text).to(self.place)
+            reads = model.frame_encoder.vision_tower.main_input_name
+            if reads != "pixel_values":
+                raise ValueError(f"a vision tower reads pixel_values, this one {reads}.")
+            return model
+        except UserError:
+            raise
+        except (AttributeError, ImportError, KeyError, TypeError, ValueError) as error:  # transformers' own
+            settings = self.config.model
+            reason = str(error).splitlines()[0] if str(error) else repr(error)
+            raise ConfigError(
+                f"model: cannot be built: {reason} Check model.vision.model_type ({settings.vision.model_type!r}), "
+                f"model.vision.extra and model.attention ({settings.attention!r})."
+            ) from None
+
     def _codec(self, text: TextTokenizer) -> EventCodec:
         model = self.config.model
         return EventCodec(text, NumberFormat(*model.time_digits), NumberFormat(*model.score_digits))
@@ -152,11 +172,8 @@ class Trainer:
         sources = [VideoQuestions(self.dataset(self.config.data.train[name]), stage.tasks) for name in stage.mix]
         load = BatchLoader(sources, self.reader, self._codec(text), text, reading)
         mixture = Mixture([len(s) for s in sources], list(stage.mix.values()), self.config.train.seed)
-
-        def refused(ref: SampleRef, length: int) -> None:
-            raise AssertionError(f"draw {ref} of {length} tokens: rows are cut at max_tokens")
-
-        planner = BatchPlanner(mixture, load.length, stage.batch_tokens, stage.batch_videos, on_drop=refused)
+        # rows are cut at max_tokens, which batch_tokens is never below: the planner has nothing to drop
+        planner = BatchPlanner(mixture, load.length, stage.batch_tokens, stage.batch_videos)
         return PlannedLoader(planner, load, self.config.data.num_workers)
 
     def _train(self, stage: StageConfig, model: TimeExpert, text: TextTokenizer, before: int) -> None:
@@ -167,9 +184,21 @@ class Trainer:
         parts = ", ".join(stage.parts)
         self.console.print(f"[bold]stage {stage.name}[/] ({stage.kind}): {stage.steps} steps, trains {parts}")
         loader = self._loader(stage, text)
+        data = {name: self.dataset(self.config.data.train[name]).manifest["index_sha256"] for name in stage.mix}
         with self.run.timed(stage.name) as lap:
-            settings, console = self.config.train, self.console
-            StageRun(self.run, stage, settings, model, loader, before, save_model, console, self.memory, lap).execute()
+            StageRun(
+                self.run,
+                stage,
+                self.config.train,
+                model,
+                loader,
+                before,
+                save_model,
+                data,
+                console=self.console,
+                memory=self.memory,
+                lap=lap,
+            ).execute()
 
     def _export(self, stage: StageConfig, model: TimeExpert, text: TextTokenizer, global_step: int) -> None:
         settings = self.config.eval
@@ -193,7 +222,8 @@ class Trainer:
         """The questions that are asked after each stage."""
         assert self.config.data.eval is not None
         dataset = self.dataset(self.config.data.eval)
-        return choose([dataset.sample(i) for i in range(len(dataset))], self.config.eval.max_questions)
+        questions = [dataset.sample(i) for i in range(len(dataset))]
+        return scored_questions(questions, self.config.eval.max_questions, dataset.path)
 
     def _evaluate(self, stage: StageConfig, model: TimeExpert, text: TextTokenizer, step: int) -> None:
         last = stage is self.config.stages[-1]

@@ -62,6 +62,7 @@ def test_what_cannot_be_evaluated_is_said(
             [tiny_run, "--data", tiny_data / "images"],
             "holds no moment retrieval, dense captioning or highlight question",
         ),
+        ([tiny_run, "--predictions", "/dev/null/p.jsonl"], "/dev/null/p.jsonl: cannot be written: Not a directory."),
         ([tiny_run, "--device", "cuda:99"], "device 'cuda:99' cannot be used"),
     ]:
         assert main(["eval", *map(str, words)]) == 2

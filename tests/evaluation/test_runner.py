@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from timeexpert.data.records import Sample
-from timeexpert.evaluation.runner import Answer, choose, evaluate, mean_segment, score
+from timeexpert.evaluation.runner import (
+    Answer,
+    EvaluationError,
+    choose,
+    evaluate,
+    mean_segment,
+    score,
+    scored_questions,
+)
 from timeexpert.tokenization import Event, EventSequence
 
 
@@ -97,6 +105,47 @@ def test_chosen_questions_are_spread_evenly_and_general_ones_left_out() -> None:
     assert [s.id for s in choose(samples, 3)] == ["m0", "m4", "m8", "d"]
     assert [s.id for s in choose(samples, 1)] == ["m0", "d"]
     assert len(choose(samples, None)) == 10
+
+
+@pytest.mark.parametrize(
+    ("sample", "words"),
+    [
+        (question("m", "moment_retrieval", Event(text="yes")), "moment_retrieval question 'm' cannot be scored: truth"),
+        (question("d", "dense_captioning", Event(text="yes")), "dense_captioning question 'd' cannot be scored: truth"),
+        (
+            question(
+                "h",
+                "highlight_detection",
+                Event(3, 3, (3,)),
+                meta={"relevant_clip_ids": [5], "saliency_scores": [[4]]},
+            ),
+            r"question 'h' cannot be scored: relevant_clip_ids holds 5, but a video of 10.0 s has clips 0 to 4",
+        ),
+        (
+            question("h", "highlight_detection", Event(3, 3, (3,)), meta={"saliency_scores": [[4]]}),
+            "question 'h' cannot be scored: meta lacks 'relevant_clip_ids'.",
+        ),
+        (question("g", "general", Event(text="yes")), "holds no moment retrieval, dense captioning or highlight"),
+    ],
+)
+def test_truth_that_cannot_be_scored_is_named_before_anything_is_asked(sample: Sample, words: str) -> None:
+    good = MOMENTS if sample.task != "general" else []
+    with pytest.raises(EvaluationError, match=rf"^shards: .*{words}"):
+        scored_questions([*good, sample], None, "shards")
+    assert scored_questions(MOMENTS, 2, "shards") == [MOMENTS[0], MOMENTS[3]]
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    def never(asked: Sequence[Sample]) -> list[Answer]:
+        raise AssertionError("asked")
+
+    (tmp_path / "file").write_text("mine")
+    for file, words in [
+        (tmp_path / "file" / "p.jsonl", "file/p.jsonl: cannot be written: Not a directory. Choose"),
+        (tmp_path, ": is there and not a file; predictions need a file. Choose another one."),
+    ]:
+        with pytest.raises(EvaluationError, match=words):
+            next(evaluate(MOMENTS, never, batch_size=2, predictions=file))
 
 
 def test_batches_hold_one_kind_of_question_and_answers_return_to_their_places(tmp_path: Path) -> None:

@@ -27,6 +27,10 @@ from timeexpert.stages.config import RunConfig
         ("stages.sft.num_frames=[]", "stages[1]: num_frames ([]) must list numbers of 1 or more."),
         ("stages.sft.tasks=[moments]", "stages[1]: tasks: 'moments' is not one of general, dense_captioning, "),
         ("stages.sft.trains=[heads]", "stages[1]: trains: 'heads' is not one of vision_tower, compression, "),
+        ("stages.sft.trains=[]", "stages[1]: trains is empty; name at least one of vision_tower, compression, "),
+        ("stages.sft.matrix_lr=0", "stages[1]: matrix_lr (0.0) must be positive."),
+        ("stages.sft.gate_lr=-1e-3", "stages[1]: gate_lr (-0.001) must be positive."),
+        ("synth.videos.seed=-1", "synth.videos: seed (-1) must be 0 or more."),
         ("stages.sft.mix={}", "mix of stage 'sft' is empty; name at least one data set of data.train."),
         ("stages.sft.mix={videos: -1}", "mix of stage 'sft' ({'videos': -1.0}): weights are 0 or more, and not all 0."),
         ("stages.sft.mix={vidoes: 1}", "stages.sft.mix names 'vidoes', which data.train lacks (images, videos)."),
@@ -106,6 +110,11 @@ def test_a_run_folder_that_is_a_file_is_refused(
             "nowhere: no dataset.json",
         ),
         ({"text": {"tokenizer": "/nowhere"}}, "cpu", "/nowhere"),
+        (
+            {"model": {"attention": "flsh"}},
+            "cpu",
+            "Check model.vision.model_type ('siglip_vision_model'), model.vision.extra and model.attention ('flsh').",
+        ),
         ({"model": {"pretrained": "/nowhere"}}, "cpu", "model.pretrained (/nowhere): no config.json there. Give the"),
     ],
 )
@@ -125,6 +134,42 @@ def test_what_a_config_names_must_exist(
     assert main(["train", str(file), "--out", str(tmp_path / "run"), "--device", device]) == 2
     said = capsys.readouterr().err
     assert words in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("model_type", ["siglp_vision_model", "bert"])
+def test_a_vision_tower_that_transformers_lacks_is_a_clear_error(
+    model_type: str, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = config_tree(tiny_data)
+    tree["model"]["vision"]["model_type"] = model_type
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+    assert main(["train", str(file), "--out", str(tmp_path / "run"), "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert "model: cannot be built: " in said
+    assert f"Check model.vision.model_type ('{model_type}'), model.vision.extra and model.attention ('auto')." in said
+
+
+def test_a_growing_number_of_frames_needs_batches_of_a_fixed_number_of_videos(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(config_tree(tmp_path), sort_keys=False), encoding="utf-8")
+    growing = ["train", str(file), "stages.sft.frame_schedule=growing", "--print-config"]
+    assert main(growing) == 0
+    assert main([*growing, "stages.sft.batch_tokens=8192"]) == 2
+    assert "stages[1]: frame_schedule growing needs batch_tokens: null, not 8192: batches" in capsys.readouterr().err
+
+
+def test_held_out_data_without_a_scored_question_are_refused_before_training(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, run = tmp_path / "tiny.yaml", tmp_path / "run"
+    file.write_text(yaml.safe_dump(config_tree(tiny_data), sort_keys=False), encoding="utf-8")
+    assert main(["train", str(file), "data.eval=images", "--out", str(run), "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert "images: holds no moment retrieval, dense captioning or highlight question. Choose other held-out" in said
+    assert not (run / "config.yaml").exists()  # so the corrected command may use the same folder
 
 
 def test_shards_without_a_question_of_the_stages_tasks_are_refused(

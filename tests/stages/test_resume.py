@@ -270,6 +270,42 @@ def test_stages_after_a_restart_run_with_the_attention_of_the_config(
     assert used == [("backbone", "eager"), ("sft", "eager")]
 
 
+def test_data_that_were_rebuilt_in_between_are_named(tiny_data: Path, stopped_run: Path) -> None:
+    from timeexpert.data.build import build
+    from timeexpert.stages.loop import TrainingError
+
+    lines = (tiny_data / "videos.raw" / "samples.jsonl").read_text().splitlines()
+    samples, shards = stopped_run / "samples.jsonl", stopped_run / "data"
+    samples.write_text("".join(line.replace('"prompt": "', '"prompt": "Now: ') + "\n" for line in lines))
+    shutil.copytree(tiny_data / "images", shards / "images")
+    shutil.copytree(tiny_data / "held_out", shards / "held_out")
+    build(samples, tiny_data / "videos.raw" / "media", shards / "videos")  # as many videos, other questions
+    data = {**config_tree(tiny_data)["data"], "root": str(shards)}
+    with pytest.raises(TrainingError, match=r"sft-0000006: data set 'videos' has been rebuilt since this checkpoint"):
+        train(run_config(tiny_data, data=data), stopped_run)
+
+
+def test_a_stage_that_draws_at_random_repeats_after_a_restart(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from timeexpert.model import TimeExpert
+
+    step, drawn = TimeExpert.training_step, []
+
+    def with_dropout(self: TimeExpert, *args: Any) -> Any:
+        drawn.append(float(torch.rand(())))
+        return step(self, *args)
+
+    monkeypatch.setattr(TimeExpert, "training_step", with_dropout)
+    train(run_config(tiny_data), tmp_path / "unbroken")
+    unbroken, drawn[:] = list(drawn), []
+    train(run_config(tiny_data), tmp_path / "run", only=["backbone"])
+    train(run_config(tiny_data), tmp_path / "run")
+    assert drawn == unbroken and len(set(drawn)) == 12
+
+
 def test_a_damaged_finished_model_stops_the_run_instead_of_training_on_it(tiny_data: Path, stopped_run: Path) -> None:
     from timeexpert.checkpoint import CheckpointError
 

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
     from timeexpert.data.shards import ShardDataset
     from timeexpert.errors import UserError
-    from timeexpert.evaluation.runner import choose, evaluate
+    from timeexpert.evaluation.runner import evaluate, scored_questions
     from timeexpert.predict import Predictor
     from timeexpert.stages.tables import figures_table
     from timeexpert.stages.train import NOISE_SEED, answerer, run_eval_data
@@ -49,9 +49,8 @@ def run(args: argparse.Namespace) -> int:
     if args.num_frames is not None:
         predictor = predictor.with_config(num_frames=args.num_frames)
     dataset = ShardDataset(args.data or run_eval_data(args.model))
-    samples = choose([dataset.sample(i) for i in range(len(dataset))], args.max_questions)
-    if not samples:
-        raise UserError(f"{dataset.path}: holds no moment retrieval, dense captioning or highlight question.")
+    questions = [dataset.sample(i) for i in range(len(dataset))]
+    samples = scored_questions(questions, args.max_questions, dataset.path)
     ask = answerer(predictor, dataset, NOISE_SEED if args.noise_frames else None)
     figures: dict[str, Any] = {}
     console = Console(stderr=args.json)

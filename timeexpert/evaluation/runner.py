@@ -19,6 +19,7 @@ from timeexpert.data.records import Sample
 from timeexpert.tokenization import Event, EventSequence
 
 from .captioning import dense_captioning
+from .errors import EvaluationError
 from .grounding import moment_retrieval
 from .highlights import HighlightTruth, highlight_detection
 
@@ -52,6 +53,25 @@ def choose(samples: Sequence[Sample], max_per_task: int | None) -> list[Sample]:
     return chosen
 
 
+def scored_questions(samples: Sequence[Sample], max_per_task: int | None, where: object) -> list[Sample]:
+    """:func:`choose`, and a check that every truth can be scored. ``where``: their folder, for messages.
+
+    Raises :class:`EvaluationError` where no question is scored, or names the question whose truth cannot be.
+    """
+    chosen = choose(samples, max_per_task)
+    if not chosen:
+        raise EvaluationError(
+            f"{where}: holds no moment retrieval, dense captioning or highlight question. Choose other held-out data."
+        )
+    for sample in chosen:
+        try:
+            score([sample], [Answer(None)])
+        except (EvaluationError, KeyError, TypeError, ValueError) as error:
+            reason = f"meta lacks {error}." if isinstance(error, KeyError) else str(error)
+            raise EvaluationError(f"{where}: {sample.task} question {sample.id!r} cannot be scored: {reason}") from None
+    return chosen
+
+
 def evaluate(
     samples: Sequence[Sample],
     answer: Callable[[Sequence[Sample]], list[Answer]],
@@ -59,7 +79,12 @@ def evaluate(
     batch_size: int,
     predictions: Path | None = None,
 ) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """Yield (questions done, None) after each batch, then (all, figures). ``predictions``: file for the answers."""
+    """Yield (questions done, None) after each batch, then (all, figures). ``predictions``: file for the answers.
+
+    Raises :class:`EvaluationError` before the first question where that file cannot be written.
+    """
+    if predictions is not None:
+        _check_writable(predictions)
     answers: list[Answer] = []
     ordered = sorted(range(len(samples)), key=lambda i: (samples[i].task, i))  # answers of a task are alike in length
     places: list[int] = []
@@ -73,6 +98,19 @@ def evaluate(
     if predictions is not None:
         write_predictions(predictions, samples, in_order)
     yield len(samples), score(samples, in_order)
+
+
+def _check_writable(path: Path) -> None:
+    temporary = path.with_suffix(".part")
+    try:
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True)
+        if path.exists() and not path.is_file():
+            raise EvaluationError(f"{path}: is there and not a file; predictions need a file. Choose another one.")
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise EvaluationError(f"{path}: cannot be written: {error.strerror}. Choose another file.") from None
 
 
 def write_predictions(path: Path, samples: Sequence[Sample], answers: Sequence[Answer]) -> None:
