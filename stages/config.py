@@ -152,8 +152,9 @@ class StageConfig:
     frames (``none`` keeps them, ``nearest`` as TRACE, ``inside``: first and last sampled frame of the event).
     A batch holds at most ``batch_videos`` videos and ``batch_tokens`` padded tokens; ``accumulate`` batches
     make one optimizer step. ``optimizer``: ``adamw`` (the paper's), or ``muon`` for the matrices of attention and
-    shared experts with ``adamw`` for the rest, at ``matrix_lr`` (None: ``lr``): fewer steps from nothing (docs/log.md). ``gate_lr``:
-    rate of the gates' rows and thresholds (None: ``lr``); cosines forget fast at the rates of a tiny model.
+    shared experts with ``adamw`` for the rest, at ``matrix_lr`` (None: ``lr``): fewer steps from nothing
+    (docs/log.md). ``gate_lr``: rate of the gates' rows and thresholds (None: ``lr``); cosines forget fast at the
+    rates of a tiny model.
     """
 
     name: str
