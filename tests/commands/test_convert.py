@@ -152,9 +152,7 @@ def test_a_run_starts_from_a_converted_folder(aria: Path, small: Path, tmp_path:
     with pytest.raises(ConfigError, match=r"has 320 text pieces, the tokenizer has 9. Set text.tokenizer"):
         build_model(config, SimpleNamespace(vocab_size=9, pad_id=0, eos_id=1))  # type: ignore[arg-type]
     other = load(RunConfig, small, [*settings, "model.tokens_per_frame=4", "model.moe.expert_dim=24"])
-    with pytest.raises(
-        ConfigError, match=r"other shapes than model: .*expert_dim is \d+ there, 24 here.*tokens"
-    ):
+    with pytest.raises(ConfigError, match=r"other shapes than model: .*expert_dim is \d+ there, 24 here.*tokens"):
         build_model(other, text)
 
 

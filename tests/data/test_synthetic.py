@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.data.media import write_video
+from timeexpert.data.clips import mix_in_clips
 from timeexpert.data.records import Sample
 from timeexpert.data.synthetic import (
     COLOURS,
@@ -23,7 +24,6 @@ from timeexpert.data.synthetic import (
     clip_scores,
     encode,
     make_scene,
-    mix_in_clips,
     questions,
     synthesise,
 )

@@ -43,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
     from rich.markup import escape
     from rich.progress import track
 
-    from timeexpert.data.synthetic import SynthConfig, check_clips, mix_in_clips, synthesise
+    from timeexpert.data.clips import check_clips, mix_in_clips
+    from timeexpert.data.synthetic import SynthConfig, synthesise
 
     config = SynthConfig(
         videos=args.videos,
