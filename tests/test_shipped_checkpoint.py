@@ -1,0 +1,30 @@
+"""The checkpoint that comes with a checkout answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from timeexpert.checkpoint import verify
+from timeexpert.data.synthetic import SynthConfig, encode, make_scene
+from timeexpert.evaluation import temporal_iou
+from timeexpert.predict import Predictor
+
+FOLDER = Path(__file__).resolve().parent.parent / "checkpoints" / "tiny"
+
+
+def test_it_finds_every_event_of_new_videos(tmp_path: Path):
+    verify(FOLDER)
+    predictor = Predictor.load(FOLDER, device="cpu")
+    config = SynthConfig(videos=3, seed=77, max_duration_s=32.0, min_event_s=6.0, max_event_s=12.0)
+    for i in range(3):
+        scene = make_scene(config, i)
+        encode(scene, tmp_path / f"{i}.mp4")
+        answer = predictor.ask(tmp_path / f"{i}.mp4", "What happens, and when?", task="dense_captioning")
+        assert not answer.problems
+        for event in scene.events:
+            overlaps = [temporal_iou((event.start_s, event.end_s), told) for told in answer.events.segments_s]
+            assert max(overlaps) >= 0.5, (i, event.caption, answer.events)
+
+
+def test_it_is_small_enough_to_ship():
+    assert sum(p.stat().st_size for p in FOLDER.glob("*.safetensors")) <= 20_000_000
