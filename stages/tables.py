@@ -29,7 +29,7 @@ def summary_table(summary: dict[str, Any]) -> Table:
     table = Table(title="held-out videos (percent)")
     names = {"r1_0.5": "R@1 IoU 0.5", "r1_0.7": "R@1 IoU 0.7", "miou": "mIoU", "f1": "dense F1", "hit1": "HIT@1"}
     names["parse_rate"] = "parsed"
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for title in names.values():
         table.add_column(title, justify="right")
 
