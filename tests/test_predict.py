@@ -10,7 +10,9 @@ import torch
 
 from tests.tiny import run_config
 from timeexpert.checkpoint import CheckpointError, write_folder
+from timeexpert.data.frames import FrameReader
 from timeexpert.data.records import TASKS
+from timeexpert.data.synthetic import SynthConfig, encode, make_scene
 from timeexpert.errors import UserError
 from timeexpert.predict import (
     TASK_LIMITS,
@@ -45,8 +47,15 @@ def test_an_answer_names_the_frames_that_were_seen(predictor: Predictor, video: 
     assert all(0 <= t < answer.duration_s for t in answer.frame_times_s)
     assert answer.problems == []
     assert json.loads(json.dumps(answer.to_json(), allow_nan=False))["duration_s"] == answer.duration_s
-    frames = predictor.frames_for_display(video, answer.frame_times_s, height=32)
+    frames = predictor.frames_for_display(video, predictor.clip(video).times_s, height=32)
     assert frames.shape == (4, 32, 32, 3)
+
+
+def test_two_videos_given_as_bytes_are_two_videos(predictor: Predictor, video: Path, tmp_path: Path) -> None:
+    encode(make_scene(SynthConfig(seed=5), 0), tmp_path / "other.mp4")
+    caching = Predictor(predictor.model, predictor.text, predictor.config, reader=FrameReader(16, 1 << 24))
+    first, second = caching.clip(video.read_bytes()), caching.clip((tmp_path / "other.mp4").read_bytes())
+    assert first.duration_s != second.duration_s
 
 
 def test_a_batch_gives_the_answers_of_its_questions_one_by_one(predictor: Predictor, video: Path) -> None:

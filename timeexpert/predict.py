@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -154,14 +155,16 @@ class Predictor:
     def clip(self, source: Source, *, name: str | None = None, num_frames: int | None = None) -> Clip:
         """Uniformly sampled frames of a video file or of its bytes. Raises ``VideoError``."""
         label = name or (str(source) if not isinstance(source, bytes) else "video")
-        return Clip(*self.reader.read(label, lambda: (source, label), num_frames or self.config.num_frames))
+        key = hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else label
+        return Clip(*self.reader.read(key, lambda: (source, label), num_frames or self.config.num_frames))
 
-    def frames_for_display(self, source: Source, times_s: Sequence[float], height: int = 144) -> np.ndarray:
-        """The frames that the model saw, in their own proportions: uint8 [n, height, W, 3]."""
+    def frames_for_display(
+        self, source: Source, times_s: Sequence[float] | np.ndarray, height: int = 144
+    ) -> np.ndarray:
+        """The frames at the exact times of a :class:`Clip`, in their own proportions: uint8 [n, height, W, 3]."""
         with Video.open(source) as video:
             width = max(2, round(height * video.info.width / video.info.height))
-            # the model reads rounded times; half a step later the same frame is still on screen
-            return video.frames_at(np.asarray(times_s) + self.codec.time_format.resolution / 2, (height, width))[0]
+            return video.frames_at(times_s, (height, width))[0]
 
     def ask(self, source: Source, prompt: str, *, task: str | None = None, name: str | None = None) -> Prediction:
         """Events of one video for one prompt."""

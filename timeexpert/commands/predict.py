@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     picture = None
     if not args.no_png:
         picture = args.png or Path(f"{args.video.stem}.timeline.png")
-        pictured = predictor.frames_for_display(args.video, answer.frame_times_s)
+        pictured = predictor.frames_for_display(args.video, clip.times_s)
         try:
             draw_timeline(pictured, answer.frame_times_s, None, answer.events, clip.duration_s, args.prompt, picture)
         except OSError as error:
