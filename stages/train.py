@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from transformers.utils.logging import disable_progress_bar
 
 from timeexpert.checkpoint import verify, write_folder
@@ -27,18 +28,19 @@ from timeexpert.errors import UserError
 from timeexpert.evaluation.runner import Answer, evaluate, mean_segment, score, scored_questions
 from timeexpert.model import TimeExpert
 from timeexpert.predict import INFERENCE, Clip, InferenceConfig, Predictor, Request, load_model, pick_device
-from timeexpert.reports.run_report import Example
+from timeexpert.reports.run_report import Example, write_report
 from timeexpert.tokenization import EventCodec, EventSequence, NumberFormat
 from timeexpert.tokenization.text import HuggingFaceText, SentencePieceText, TextTokenizer, load_text
 
 from .config import RunConfig, StageConfig
-from .loop import StageRun, autocast, seed_everything, stage_seed
+from .loop import StageRun, Stopped, autocast, seed_everything, stage_seed
 from .memory import PeakMemory
 from .models import build_model, model_config
 from .run_folder import RunError, RunFolder
-from .tables import flat_figures
+from .tables import flat_figures, summary_table
 
 NOISE_SEED = 1234
+EXIT_TERMINATED = 143  # what shells say of SIGTERM
 DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -128,8 +130,6 @@ class Trainer:
             datasets = [self.dataset(path) for path in self.config.data.train.values()]
             texts = sorted({t for d in datasets for t in _texts(d)})
             text = SentencePieceText.train(texts, settings.vocab_size, self.run.path / "text.part")
-            (self.run.path / "text.part" / "sentencepiece.model").unlink()
-            (self.run.path / "text.part").rmdir()
         temporary = self.run.path / "text.part"
         text.save(temporary)
         os.replace(temporary, kept)
@@ -378,3 +378,17 @@ def run_eval_data(run: Path) -> Path:
         raise UserError(f"{saved}: data.eval is not set. Give a shard folder with --data.")
     inside = run / "data" / config.data.eval
     return inside if inside.is_dir() else Path(config.data.root) / config.data.eval
+
+
+def run_and_report(trainer: Trainer, only: Sequence[str] = ()) -> int:
+    """Execute a run, print its table and write its report. Returns the exit code; 143 after an orderly stop."""
+    try:
+        summary = trainer.execute(only)
+    except Stopped:
+        where = escape(str(trainer.run.path))
+        trainer.console.print(f"stopped; the state is saved. Continue with the same command ({where}).", soft_wrap=True)
+        return EXIT_TERMINATED
+    trainer.console.print(summary_table(summary))
+    report = escape(str(write_report(trainer.run.path, trainer.examples())))
+    trainer.console.print(f"report: {report}", highlight=False, soft_wrap=True)
+    return 0

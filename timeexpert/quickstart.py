@@ -16,14 +16,9 @@ from timeexpert.data.build import build
 from timeexpert.data.progress import shown
 from timeexpert.data.synthetic import check_synthesised, synthesise
 from timeexpert.paths import config_path
-from timeexpert.reports.run_report import write_report
 from timeexpert.stages.config import RunConfig
-from timeexpert.stages.loop import Stopped
 from timeexpert.stages.run_folder import RunFolder
-from timeexpert.stages.tables import summary_table
-from timeexpert.stages.train import Trainer
-
-EXIT_TERMINATED = 143
+from timeexpert.stages.train import Trainer, run_and_report
 
 
 def quickstart(config_name: str, overrides: Sequence[str], out: Path | None, device: str, console: Console) -> int:
@@ -42,17 +37,11 @@ def quickstart(config_name: str, overrides: Sequence[str], out: Path | None, dev
         trainer = Trainer(config, folder, device, console)
         folder.settle(config)
         make_data(config, folder, console)
-        try:
-            summary = trainer.execute()
-        except Stopped:
-            where = escape(str(folder.path))
-            console.print(f"stopped; the state is saved. Continue with the same command ({where}).", soft_wrap=True)
-            return EXIT_TERMINATED
-        console.print(summary_table(summary))
-        report = write_report(folder.path, trainer.examples())
+        code = run_and_report(trainer)
+    if code:
+        return code
     videos = sorted((folder.path / "data").glob(f"{config.data.eval or '*'}.raw/media/*.mp4"))
     video = videos[0] if videos else "VIDEO.mp4"  # the raw videos may be gone: shards hold them too
-    console.print(f"report: {escape(str(report))}", highlight=False, soft_wrap=True)
     console.print("next:", style="bold")
     for line in (
         f'timeexpert predict {folder.path} {video} "What happens, and when?"',

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 HELP = "train the stages of a config; the same command again continues where it stopped"
-EXIT_TERMINATED = 143
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,25 +33,10 @@ def run(args: argparse.Namespace) -> int:
         print(dump(config), end="")
         return 0
     from rich.console import Console
-    from rich.markup import escape
 
-    from timeexpert.reports.run_report import write_report
-    from timeexpert.stages.loop import Stopped
     from timeexpert.stages.run_folder import RunFolder
-    from timeexpert.stages.tables import summary_table
-    from timeexpert.stages.train import Trainer
+    from timeexpert.stages.train import Trainer, run_and_report
 
-    console = Console()
     folder = RunFolder(args.out or Path("runs") / config.name)
     with folder.locked():
-        trainer = Trainer(config, folder, args.device, console)
-        try:
-            summary = trainer.execute(args.stage)
-        except Stopped:
-            where = escape(str(folder.path))
-            console.print(f"stopped; the state is saved. Continue with the same command ({where}).", soft_wrap=True)
-            return EXIT_TERMINATED
-        console.print(summary_table(summary))
-        report = escape(str(write_report(folder.path, trainer.examples())))
-        console.print(f"report: {report}", highlight=False, soft_wrap=True)
-    return 0
+        return run_and_report(Trainer(config, folder, args.device, Console()), args.stage)
