@@ -37,7 +37,7 @@ setup(
     python_requires=NEEDS["PYTHON"],
     packages=packages,
     package_dir=package_dir,
-    package_data={"": ["*.yaml", "*.html", "*.css", "*.js"]},
+    package_data={"": ["*.yaml", "*.html", "*.css", "*.js"], "timeexpert.configs": ["**/*.yaml"]},
     install_requires=NEEDS["REQUIRED"],
     extras_require=NEEDS["EXTRAS"],
     entry_points={"console_scripts": ["timeexpert=timeexpert.cli:main"]},

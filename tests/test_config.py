@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
 from timeexpert.config import ConfigError, dump, load, to_tree
+from timeexpert.paths import config_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,3 +154,64 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_an_override_below_a_value_does_not_replace_the_value(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"override 'moe.num_experts=4': moe is 3, not a mapping"):
         load(Run, yaml_file(tmp_path, "moe: 3\n"), ["moe.num_experts=4"])
+
+
+def files(folder: Path, **texts: str) -> Path:
+    """Configs by name; returns that of the first."""
+    for name, text in texts.items():
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+    return folder / f"{next(iter(texts))}.yaml"
+
+
+BASE = "seed: 1\nnote: base\nmoe: {num_experts: 8, lambdas: [1, 2]}\nstages: [{name: pre, steps: 5}, {name: sft}]\n"
+
+
+def test_a_config_extends_another_one_key_by_key_and_stages_by_name(tmp_path: Path) -> None:
+    changes = "extends: base\nseed: 2\nmoe: {lambdas: [3]}\nstages: [{name: sft, steps: 7}, {name: rl}]\n"
+    run = load(Run, files(tmp_path, top=changes, base=BASE), ["note=typed"])
+    assert (run.seed, run.note) == (2, "typed")
+    assert run.moe == Moe(num_experts=8, lambdas=(3.0,))
+    assert run.stages == (Stage(name="pre", steps=5), Stage(name="sft", steps=7), Stage(name="rl", steps=10))
+
+
+def test_the_nearest_of_three_files_wins(tmp_path: Path) -> None:
+    top = files(tmp_path, top="extends: mid.yaml\nseed: 3\n", mid="extends: base\nseed: 2\nnote: mid\n", base=BASE)
+    run = load(Run, top)
+    assert (run.seed, run.note, run.moe.num_experts) == (3, "mid", 8)
+
+
+def test_a_file_beside_is_extended_from_any_folder_and_wins_over_the_packages_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/")
+    assert load(Run, files(tmp_path, top="extends: tiny\n", tiny="seed: 9\n")).seed == 9
+
+
+def test_the_packages_configs_can_be_extended_by_name(tmp_path: Path) -> None:
+    from timeexpert.stages.config import RunConfig
+
+    ours, theirs = (
+        load(RunConfig, files(tmp_path, top="extends: tiny\nname: mine\n")),
+        load(RunConfig, config_path("tiny")),
+    )
+    assert ours == replace(theirs, name="mine")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ("extends: top\n", r"top.yaml: extends makes a circle: \S*top.yaml extends \S*top.yaml"),
+        ("extends: [base]\n", r"top.yaml: extends \(\['base'\]\) must be the name of one config"),
+        ("extends: tinny\n", r"top.yaml: extends: config 'tinny': neither a file .*Did you mean 'tiny'\?"),
+        ("extends: x/y/z\n", r"top.yaml: extends: config 'x/y/z': no such file"),
+        ("extends: base\nmoe: 3\n", r"top.yaml, which extends \S*base.yaml: moe \(3\) must be a mapping"),
+        ("extends: base\nsead: 3\n", r"top.yaml, which extends \S*base.yaml: unknown key 'sead'"),
+        ("extends: base\nstages: [{steps: 3}]\n", r"top.yaml: stages: each item needs a name of its own"),
+        ("extends: base\nstages: [{name: a}, {name: a}]\n", r"top.yaml: stages: each item needs a name of its own"),
+        ("extends: broken\n", r"broken.yaml: not YAML"),
+        ("extends: circle\n", r"circle.yaml: extends makes a circle: \S*top.yaml extends \S*circle.yaml extends"),
+    ],
+)
+def test_a_mistake_in_extending_names_the_file_and_the_key(changes: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load(Run, files(tmp_path, top=changes, base=BASE, broken="a: [\n", circle="extends: top\n"))

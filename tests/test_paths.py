@@ -34,6 +34,14 @@ def test_a_file_that_is_there_wins_over_a_name(configs: Path) -> None:
     assert config_path("tiny") == configs / "tiny.yaml"
 
 
+def test_a_config_in_a_folder_of_the_package_is_found_by_folder_and_name(configs: Path) -> None:
+    (configs / "ablations").mkdir()
+    (configs / "ablations" / "topk2.yaml").write_text("seed: 3\n")
+    assert config_path("ablations/topk2") == configs / "ablations" / "topk2.yaml"
+    with pytest.raises(UserError, match=r"config 'ablations/topk3': .* Did you mean 'ablations/topk2'\?"):
+        config_path("ablations/topk3")
+
+
 def test_a_path_is_taken_as_it_is(configs: Path) -> None:
     assert config_path(configs / "aria.yaml") == configs / "aria.yaml"
 

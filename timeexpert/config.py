@@ -1,7 +1,8 @@
 """The one config system: frozen dataclasses, then YAML, then ``key.path=value`` from the command line.
 
-Every mistake is a :class:`ConfigError` that names the key, the value, the rule and the nearest right name.
-The merged result is saved with each run and can be loaded again.
+A YAML file may start from another one: ``extends: tiny`` (see :func:`read_tree`). Every mistake is a
+:class:`ConfigError` that names the key, the value, the rule and the nearest right name. The merged result is saved
+with each run and can be loaded again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 import yaml
 
 from timeexpert.errors import UserError
+from timeexpert.paths import packaged_config
 
 T = TypeVar("T")
 
@@ -42,23 +44,79 @@ class _Loader(yaml.SafeLoader):
 
 def load(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] = ()) -> T:
     """Build config ``cls`` from its defaults, a YAML file and ``key.path=value`` overrides, in that order."""
-    tree: dict[str, Any] = {}
-    if path is not None:
-        file = Path(path)
-        if not file.is_file():
-            raise ConfigError(f"{path}: no such file. Give the path of a YAML config, for example configs/tiny.yaml.")
-        try:
-            tree = yaml.load(file.read_text(encoding="utf-8"), _Loader) or {}
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: not YAML: {error}") from None
-        if not isinstance(tree, dict):
-            raise ConfigError(f"{path}: a config must be a mapping of keys, not {type(tree).__name__}.")
+    tree, files = read_tree(path) if path is not None else ({}, [])
     for override in overrides:
         _apply_override(tree, override)
     try:
         return from_tree(cls, tree)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}" if path is not None else str(error)) from None
+        where = f"{files[0]}{''.join(f', which extends {file}' for file in files[1:])}: " if files else ""
+        raise ConfigError(f"{where}{error}") from None
+
+
+def read_tree(path: str | Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], list[Path]]:
+    """The keys of a YAML file over those of the file it ``extends``, and the files, this one first.
+
+    ``extends`` names a file beside this one, or a config that comes with the package; ``.yaml`` may be left out.
+    Mappings are merged key by key, lists of mappings with a ``name`` item by item (new names come last); anything
+    else is replaced. ``above``: the files that extend this one. Raises :class:`ConfigError`.
+    """
+    file = Path(path)
+    if file.resolve() in [other.resolve() for other in above]:
+        chain = " extends ".join(map(str, [*above, file]))
+        raise ConfigError(f"{above[-1]}: extends makes a circle: {chain}. Name another file.")
+    tree = _read_yaml(file)
+    if "extends" not in tree:
+        return tree, [file]
+    base, files = read_tree(_base(tree.pop("extends"), file), (*above, file))
+    try:
+        return _merge(base, tree, ""), [file, *files]
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise ConfigError(f"{file}: no such file. Give the path of a YAML config, for example configs/tiny.yaml.")
+    try:
+        tree = yaml.load(file.read_text(encoding="utf-8"), _Loader) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{file}: a config must be a mapping of keys, not {type(tree).__name__}.")
+    return tree
+
+
+def _base(name: Any, file: Path) -> Path:
+    """The file that ``extends: name`` in ``file`` means."""
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"{file}: extends ({name!r}) must be the name of one config, for example tiny.")
+    beside = file.parent / f"{name.removesuffix('.yaml')}.yaml"
+    try:
+        return beside if beside.is_file() else packaged_config(name)
+    except UserError as error:
+        raise ConfigError(f"{file}: extends: {error}") from None
+
+
+def _merge(base: Any, over: Any, where: str) -> Any:
+    """``over`` laid on ``base``; ``where`` is the key path so far."""
+    if isinstance(base, dict) and isinstance(over, dict):
+        return base | {k: _merge(base[k], v, _join(where, str(k))) if k in base else v for k, v in over.items()}
+    if not (isinstance(base, list) and isinstance(over, list) and _named(base)):
+        return over
+    if not _named(over):
+        raise ConfigError(f"{where}: each item needs a name of its own: it is laid over the base's item of that name.")
+    merged = {item["name"]: item for item in base}
+    for item in over:
+        name = item["name"]
+        merged[name] = _merge(merged[name], item, _join(where, name)) if name in merged else item
+    return list(merged.values())
+
+
+def _named(items: list[Any]) -> bool:
+    """Whether all items are mappings, each with a name of its own."""
+    names = {item["name"] for item in items if isinstance(item, dict) and isinstance(item.get("name"), str)}
+    return bool(items) and len(names) == len(items)
 
 
 def to_tree(config: Any) -> Any:

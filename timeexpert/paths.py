@@ -19,21 +19,24 @@ def configs_folder() -> Path:
 
 
 def config_path(name: str | Path) -> Path:
-    """The config file that ``name`` means: a path to a file, or the name of a config that comes with the package.
+    """The config file that ``name`` means: a path to a file, or else the name of a config of the package."""
+    given = Path(name)
+    return given if given.is_file() else packaged_config(name)
 
-    An existing file wins; otherwise ``tiny`` and ``tiny.yaml`` both mean ``configs/tiny.yaml`` of the package.
+
+def packaged_config(name: str | Path) -> Path:
+    """``tiny`` and ``tiny.yaml`` mean ``configs/tiny.yaml`` of the package, ``ablations/topk2`` a file in a folder.
+
     Raises :class:`UserError` with the nearest name.
     """
-    given = Path(name)
-    if given.is_file():
-        return given
-    if len(given.parts) > 1:
-        raise UserError(f"config {str(name)!r}: no such file.")
-    known = {path.stem: path for path in sorted(configs_folder().glob("*.yaml"))}
-    stem = given.name.removesuffix(".yaml")
+    folder = configs_folder()
+    known = {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+    stem = Path(name).as_posix().removesuffix(".yaml")
     if stem in known:
         return known[stem]
     match = get_close_matches(stem, known, n=1)
+    if "/" in stem and not match:
+        raise UserError(f"config {str(name)!r}: no such file.")
     near = f" Did you mean {match[0]!r}?" if match else ""
     raise UserError(
         f"config {str(name)!r}: neither a file nor a config that comes with the package "

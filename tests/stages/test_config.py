@@ -11,6 +11,7 @@ import yaml
 from tests.tiny import config_tree
 from timeexpert.cli import main
 from timeexpert.config import dump, load
+from timeexpert.paths import configs_folder
 from timeexpert.stages.config import RunConfig
 
 
@@ -181,3 +182,8 @@ def test_shards_without_a_question_of_the_stages_tasks_are_refused(
         main(["train", str(file), "stages.backbone.tasks=[action_segmentation]", "--out", str(tmp_path / "run")]) == 2
     )
     assert "images: no video has a question of the tasks action_segmentation." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted(configs_folder().rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_of_the_package_loads(path: Path) -> None:
+    assert load(RunConfig, path).stages
