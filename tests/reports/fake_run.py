@@ -41,7 +41,9 @@ def experts_row(stage: str, step: int, *, layers: int = 2, slots: int = 8, dead:
             rates.append([round(2.1 * r / sum(raw), 5) for r in raw])
         load = [sum(column) for column in zip(*rates, strict=True)]
         load = [share / sum(load) for share in load]
-        made.append({"layer": layer, "active": active, "rates": rates, "load": load, "mean_k": 2.1, "fallback": 0.003})
+        by_type = {"tokens": [40 * (kind + 1) for kind in range(len(TYPES))], "fallback_by_type": [0.01] * len(TYPES)}
+        use = {"layer": layer, "active": active, "rates": rates, "load": load, "mean_k": 2.1, "fallback": 0.003}
+        made.append(use | {"flipped": 0.0004} | by_type)
     row = {"kind": "experts", "stage": stage, "step": step, "global_step": step, "token_types": TYPES}
     return row | {"layers": made}
 
@@ -87,8 +89,18 @@ def make_run(run: Path) -> Path:
             if step % 20 == 0:
                 rows.append(experts_row(stage, step) | {"global_step": 100 * i + step})
         rows.append(eval_row(stage, 100 * (i + 1), 40.0 + 35 * i))
-    edit = {"kind": "expert_edit", "stage": "sft", "global_step": 160, "layer": 0, "expert": 6, "action": "add"}
-    rows.append(edit | {"reason": "4.1 % of tokens reached no expert"})
+    edit = {
+        "kind": "expert_edit",
+        "stage": "sft",
+        "step": 60,
+        "global_step": 160,
+        "layer": 0,
+        "rate": 0.0,
+        "tokens": 900,
+    }
+    gone = {"action": "remove", "expert": 7, "reason": "rate 0 is under tau_min", "parent": None, "active": 6}
+    new = {"action": "add", "expert": 6, "reason": "4.1 % of tokens reached no expert", "parent": 2, "active": 7}
+    rows += [edit | gone, edit | new | {"rate": 0.041}]
     rows += [eval_row("sft", 200, 4.0, "noise_frames"), eval_row("sft", 200, 22.0, "mean_segment")]
     write_lines(run / "metrics.jsonl", rows)
     write_lines(run / "predictions" / "sft.jsonl", [prediction_row(i) for i in range(12)])

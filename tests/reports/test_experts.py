@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import argparse
 import json
 
 import pytest
 
-from timeexpert.commands import experts_report as command
 from timeexpert.reports import ReportError
-from timeexpert.reports.experts import LayerUse, expert_report, experts_page
+from timeexpert.reports.experts import LayerUse, expert_report
 from timeexpert.reports.run_files import MAX_EXPERT_RECORDS
 
 from .fake_run import experts_row, make_run, train_row, write_lines
@@ -15,12 +13,6 @@ from .fake_run import experts_row, make_run, train_row, write_lines
 
 def use(load: list[float], active: list[bool] | None = None, **rates: list[float] | None) -> LayerUse:
     return LayerUse(0, active or [True] * len(load), load, dict(rates), 2.0, 0.0)
-
-
-def run_command(*argv: str) -> int:
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    return command.run(parser.parse_args(list(argv)))
 
 
 def test_utilization_is_1_for_a_fair_share_and_0_for_a_dead_expert():
@@ -41,6 +33,21 @@ def test_entropy_is_1_for_even_load_and_0_when_one_expert_takes_all():
     assert use([0.5, 0.5, 0.0, 0.0]).entropy == pytest.approx(0.5)
 
 
+def test_the_entropy_of_a_type_is_that_of_its_rates_over_active_experts():
+    layer = use([0.25] * 4, [True, True, True, False], time=[0.3, 0.3, 0.3, 0.0], text=[0.9, 0.0, 0.0, 0.0], score=None)
+    assert layer.entropy_of("time") == pytest.approx(1.0)
+    assert layer.entropy_of("text") == 0.0
+    assert layer.entropy_of("score") is None
+    assert use([1.0]).entropy == 1.0  # one expert: nothing can be uneven
+
+
+def test_mean_k_of_a_type_is_the_sum_of_its_rates():
+    """A token that used two experts is counted in two rates."""
+    layer = use([0.5, 0.5], time=[1.0, 0.5], score=None)
+    assert layer.mean_k_of("time") == 1.5
+    assert layer.mean_k_of("score") is None
+
+
 def test_experts_are_ranked_by_the_share_of_a_types_tokens_they_get():
     layer = use([0.4, 0.3, 0.3], time=[0.1, 0.9, 0.2], score=None)
     assert layer.ranked("time") == [1, 2, 0]
@@ -56,7 +63,7 @@ def test_the_report_names_the_last_record_dead_experts_and_edits(tmp_path):
     top = report["layers"][0]["top"]["time"]
     assert len(top) == 3 and top[0]["rate"] >= top[1]["rate"] >= top[2]["rate"] > 0
     assert report["layers"][0]["bottom"]["time"][0] == {"expert": 5, "rate": 0.0}
-    assert [edit["action"] for edit in report["edits"]] == ["add"]
+    assert [edit["action"] for edit in report["edits"]] == ["remove", "add"]
     assert [h["layers"][0]["active"] for h in report["history"]] == [6, 6, 6, 7, 7] * 2
     json.dumps(report, allow_nan=False)
 
@@ -105,46 +112,50 @@ def test_a_run_of_zero_load_shows_every_expert_dead(tmp_path):
     write_lines(tmp_path / "metrics.jsonl", [row])
     report = expert_report(tmp_path)
     assert report.to_json()["layers"][0]["dead"] == [0, 1, 2, 3, 4, 5]
-    assert "Only one record so far" in experts_page(report)
 
 
-def test_the_page_escapes_what_records_say(tmp_path):
-    edit = {
-        "kind": "expert_edit",
-        "stage": "<i>",
-        "layer": 0,
-        "expert": 1,
-        "action": "add",
-        "reason": "<script>x</script>",
-    }
-    write_lines(tmp_path / "metrics.jsonl", [experts_row("<i>", 0), edit])
-    page = experts_page(expert_report(tmp_path))
-    assert "<script" not in page and "<i>" not in page
-    assert "&lt;script&gt;x&lt;/script&gt;" in page
+def test_tokens_and_fallback_by_type_are_read_where_records_have_them(tmp_path):
+    row = experts_row("sft", 0, layers=1)
+    row["layers"][0] |= {"tokens": [4, 0, 9, 9, 9, 9], "fallback_by_type": [0.25, 0.0, None, 0.5, 0.0, 0.0]}
+    old = experts_row("sft", 20, layers=1)
+    for key in ("tokens", "fallback_by_type", "flipped"):
+        del old["layers"][0][key]
+    write_lines(tmp_path / "metrics.jsonl", [row, old])
+    new, before = (s.layers[0] for s in expert_report(tmp_path).snapshots)
+    assert new.tokens["time"] == 9 and new.rates["sync"] is None  # no sync token was seen, whatever the rates say
+    assert new.fallback_by_type == {"text": 0.25, "score": 0.5, "vision": 0.0, "frame_time": 0.0}
+    assert (before.tokens, before.fallback_by_type, before.flipped) == ({}, {}, None)
+    assert before.rates["sync"] is not None
 
 
-def test_the_command_prints_tables_and_writes_a_page(tmp_path, capsys):
-    run = make_run(tmp_path / "run")
-    assert run_command(str(run), "--html", str(tmp_path / "out.html")) == 0
-    printed = capsys.readouterr().out
-    assert "stage sft, step 180" in printed and "7 / 8" in printed and f"wrote {tmp_path}" in printed
-    page = (tmp_path / "out.html").read_text()
-    assert page.startswith("<!doctype html>") and "Experts of run" in page
+def test_tokens_that_no_expert_may_take_are_seen_all_the_same(tmp_path):
+    row = experts_row("sft", 0, layers=1)  # fallback: skip leaves tokens to the shared experts
+    row["layers"][0]["rates"][2] = [0.0] * 8
+    write_lines(tmp_path / "metrics.jsonl", [row])
+    layer = expert_report(tmp_path).last.layers[0]
+    assert layer.mean_k_of("time") == 0.0 and layer.entropy_of("time") == 0.0
 
 
-def test_the_terminal_is_safe_from_what_records_say(tmp_path, capsys):
-    edit = {"kind": "expert_edit", "stage": "a\x1b[2J", "action": "[bold]add", "reason": "\ud800"}
-    write_lines(tmp_path / "metrics.jsonl", [experts_row("a\x1b[2J", 0), edit])
-    for flags in ((), ("--json",), ("--html", str(tmp_path / "x.html"))):
-        assert run_command(str(tmp_path), *flags) == 0
-        assert "\x1b[2J" not in capsys.readouterr().out
+def test_figures_by_type_of_another_length_are_refused_by_name(tmp_path):
+    row = experts_row("sft", 0, layers=1)
+    row["layers"][0]["fallback_by_type"] = [0.1]
+    write_lines(tmp_path / "metrics.jsonl", [row])
+    with pytest.raises(ReportError, match=r"layers\[layer=0\]: fallback_by_type must hold one number \(or null\)"):
+        expert_report(tmp_path)
 
 
-def test_the_command_prints_one_json_object(tmp_path, capsys):
-    assert run_command(str(make_run(tmp_path / "run")), "--json", "--stage", "moe_pretraining") == 0
-    assert json.loads(capsys.readouterr().out)["stage"] == "moe_pretraining"
+def test_a_report_up_to_a_step_knows_nothing_of_later_ones(tmp_path):
+    report = expert_report(make_run(tmp_path), up_to_step=120)
+    assert report.last.global_step == 120 and report.edits == []
+    with pytest.raises(ReportError, match="no readable expert records up to step -1"):
+        expert_report(tmp_path, up_to_step=-1)
 
 
-def test_an_html_file_that_cannot_be_written_is_refused_by_name(tmp_path):
-    with pytest.raises(ReportError, match=r"--html .*nowhere.*cannot be written \(No such file"):
-        run_command(str(make_run(tmp_path)), "--html", str(tmp_path / "nowhere" / "x.html"))
+def test_figures_of_a_snapshot_are_means_over_its_layers(tmp_path):
+    row = experts_row("sft", 0, layers=2)
+    row["layers"][0] |= {"mean_k": 1.0, "fallback": 0.2}
+    row["layers"][1] |= {"mean_k": 2.0, "fallback": None}
+    write_lines(tmp_path / "metrics.jsonl", [row])
+    last = expert_report(tmp_path).last
+    assert (last.mean_k, last.fallback) == (1.5, 0.2)
+    assert last.mean_k_of("time") == pytest.approx(2.1, abs=1e-4)

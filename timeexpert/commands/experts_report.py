@@ -5,93 +5,133 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.text import Text
+    from rich.table import Table
 
-    from timeexpert.reports.experts import ExpertReport
+    from timeexpert.reports.expert_weights import ExpertWeights
+    from timeexpert.reports.experts import ExpertReport, Snapshot
 
 HELP = "show how the experts of a run are used: load, dead experts, token types, experts added and removed"
+SHOWN_ROWS = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``timeexpert experts report``."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder, with its metrics.jsonl")
+    parser.add_argument(
+        "run", type=Path, metavar="RUN", help="run folder with its metrics.jsonl, or one of its models or checkpoints"
+    )
     parser.add_argument("--html", type=Path, metavar="OUT", help="also write an HTML page to this file")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("--stage", help="only this stage (default: all stages; tables show the last record)")
+    parser.add_argument(
+        "--no-similarity", action="store_true", help="do not compare the experts' weights (reads the whole checkpoint)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the report; returns the exit code."""
-    from timeexpert.reports import ReportError
-    from timeexpert.reports.experts import expert_report, experts_page
-    from timeexpert.reports.style import write_page
+    from timeexpert.reports.expert_findings import measured_ks
+    from timeexpert.reports.expert_sources import read_experts
+    from timeexpert.reports.experts_page import experts_page
+    from timeexpert.reports.style import write_html
 
-    report = expert_report(args.run, args.stage)
+    report, weights = read_experts(args.run, args.stage, similarity=not args.no_similarity)
     if args.html is not None:
-        try:
-            write_page(args.html, experts_page(report))
-        except OSError as error:
-            raise ReportError(f"--html {args.html}: cannot be written ({error.strerror}). Give another file.") from None
+        write_html(args.html, experts_page(report, weights))
     if args.json:
-        print(json.dumps(report.to_json(), allow_nan=False))
+        seen = None if weights is None else weights.to_json(measured_ks(report.last, weights))
+        print(json.dumps({**report.to_json(), "weights": seen}, allow_nan=False))
     else:
-        _print_tables(report)
+        _print_tables(report, weights)
         if args.html is not None:
             print(f"wrote {args.html}")
     return 0
 
 
-def _print_tables(report: ExpertReport) -> None:
+def _print_tables(report: ExpertReport, weights: ExpertWeights | None) -> None:
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
+
+    from timeexpert.reports.edits import edit_counts
+    from timeexpert.reports.terminal import plain
 
     console = Console()
     last = report.last
-    layers = Table(
-        title=_plain(f"Experts of {report.run}: stage {last.stage}, step {last.global_step}"), title_justify="left"
-    )
-    for name in ("layer", "active", "dead", "mean k", "fallback", "evenness", "utilization (1 is fair)"):
-        layers.add_column(name, justify="left" if name == "dead" else "right")
+    console.print(plain(f"Experts of {report.run}: stage {last.stage}, step {last.global_step}", "bold"))
+    console.print(_layers(last))
+    console.print(_types(last))
+    console.print(_ranks(last))
+    named = _findings(report, weights)
+    console.print(named if named.row_count else Text("No expert is dead or the duplicate of another."))
+    if weights is not None and (costs := _costs(last, weights)).row_count:
+        console.print(costs)
+    if report.edits:
+        counts = ", ".join(f"{n} times {action}" for action, n in edit_counts(report.edits).items())
+        console.print(plain(f"Experts added and removed: {counts}. The last {SHOWN_ROWS}:"))
+        console.print(_edits(report))
+    else:
+        console.print(Text("No experts were added or removed."))
+    for note in report.notes:
+        console.print(plain(f"note: {note}", "yellow"))
+
+
+def _table(title: str, columns: dict[str, Any]) -> Table:
+    from rich.table import Table
+
+    from timeexpert.reports.terminal import plain
+
+    table = Table(title=title, title_justify="left")
+    for name, justify in columns.items():
+        table.add_column(plain(name), justify=justify)
+    return table
+
+
+def _layers(last: Snapshot) -> Table:
+    from rich.text import Text
+
+    from timeexpert.reports.terminal import figure, percent
+
+    left = {"dead": "left"}
+    names = ("layer", "active", "dead", "mean k", "fallback", "flipped", "evenness", "load")
+    table = _table("Layers (a load of 1 is a fair share)", {name: left.get(name, "right") for name in names})
     for layer in last.layers:
         used = [u for u in layer.utilization if u is not None]
         dead = ", ".join(map(str, layer.dead))
-        layers.add_row(
+        table.add_row(
             str(layer.layer),
             f"{sum(layer.active)} / {len(layer.active)}",
             Text(dead, style="bold red") if dead else Text("none", style="dim"),
-            "-" if layer.mean_k is None else f"{layer.mean_k:.2f}",
-            "-" if layer.fallback is None else f"{100 * layer.fallback:.1f} %",
+            figure(layer.mean_k),
+            percent(layer.fallback),
+            percent(layer.flipped, 2),
             f"{layer.entropy:.3f}",
-            f"{min(used, default=0):.2f} to {max(used, default=0):.2f}",
+            f"{min(used, default=0):.2f}-{max(used, default=0):.2f}",
         )
-    console.print(layers)
-    ranks = Table(title="Most used | least used experts by token type", title_justify="left")
-    ranks.add_column("layer", justify="right")
-    for token_type in last.token_types:
-        ranks.add_column(_plain(token_type))
+    return table
+
+
+def _types(last: Snapshot) -> Table:
+    from timeexpert.reports.terminal import figure, percent
+
+    has_fallback = any(layer.fallback_by_type for layer in last.layers)
+    title = "Mean k by token type" + (", and share of tokens without expert" if has_fallback else "")
+    table = _table(title, {"layer": "right"} | dict.fromkeys(last.seen_types, "right"))
     for layer in last.layers:
-        ranks.add_row(str(layer.layer), *(Text(_ends(layer.ranked(t))) for t in last.token_types))
-    console.print(ranks)
-    edits = Table(title="Experts added and removed (last 20)", title_justify="left")
-    columns = ("stage", "global_step", "layer", "expert", "action", "reason")
-    for name in columns:
-        edits.add_column(name)
-    for edit in report.edits[-20:]:
-        edits.add_row(*(_plain(str(edit.get(name, "-"))) for name in columns))
-    console.print(edits if report.edits else Text("No experts were added or removed."))
-    for note in report.notes:
-        console.print(_plain(f"note: {note}", style="yellow"))
+        cells = []
+        for token_type in last.seen_types:
+            lost = percent(layer.fallback_by_type.get(token_type))
+            cells.append(figure(layer.mean_k_of(token_type)) + (f"  {lost}" if has_fallback else ""))
+        table.add_row(str(layer.layer), *cells)
+    return table
 
 
-def _plain(text: str, style: str = "") -> Text:
-    """Text from a file as it stands: no markup, no control characters for the terminal to obey."""
-    from rich.text import Text
-
-    return Text("".join(c if c.isprintable() else "\ufffd" for c in text), style=style)
+def _ranks(last: Snapshot) -> Table:
+    table = _table("Most used | least used experts by token type", {"layer": "right"} | dict.fromkeys(last.token_types))
+    for layer in last.layers:
+        table.add_row(str(layer.layer), *(_ends(layer.ranked(t)) for t in last.token_types))
+    return table
 
 
 def _ends(ranked: list[int]) -> str:
@@ -102,3 +142,37 @@ def _ends(ranked: list[int]) -> str:
         return "not seen"
     top, bottom = ranked[:RANKED], ranked[RANKED:][::-1][:RANKED]
     return " ".join(map(str, top)) + (" | " + " ".join(map(str, bottom)) if bottom else "")
+
+
+def _findings(report: ExpertReport, weights: ExpertWeights | None) -> Table:
+    from timeexpert.reports.expert_findings import findings
+
+    table = _table("Dead and duplicate experts", {"layer": "right", "experts": "left", "what": "left"})
+    rows = findings(report, weights)
+    for row in rows[:SHOWN_ROWS]:
+        table.add_row(*row)
+    if len(rows) > SHOWN_ROWS:
+        table.add_row("...", f"{len(rows) - SHOWN_ROWS} more", "--html and --json name more")
+    return table
+
+
+def _costs(last: Snapshot, weights: ExpertWeights) -> Table:
+    from timeexpert.reports.expert_findings import COST_COLUMNS, cost_rows
+
+    table = _table("Cost per token, and what the measured run saves of it", {})
+    for i, name in enumerate(COST_COLUMNS):
+        table.add_column(name, justify="right" if i else "left", no_wrap=not i)
+    for row in cost_rows(last, weights):
+        table.add_row(*row)
+    return table
+
+
+def _edits(report: ExpertReport) -> Table:
+    from timeexpert.reports.edits import COLUMNS, edit_cells
+    from timeexpert.reports.terminal import plain
+
+    keys = [key for key in COLUMNS if any(edit.get(key) is not None for edit in report.edits)]
+    table = _table("", {COLUMNS[key]: "left" for key in keys})
+    for edit in report.edits[-SHOWN_ROWS:]:
+        table.add_row(*map(plain, edit_cells(edit, keys)))
+    return table

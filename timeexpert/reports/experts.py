@@ -1,20 +1,24 @@
-"""How the experts of a run are used: load against a fair share, dead experts, who serves which token type."""
+"""How the experts of a run are used: load against a fair share, dead experts, who serves which token type.
+
+Everything is read from the ``experts`` and ``expert_edit`` records of metrics.jsonl; :mod:`expert_weights` adds what
+only a checkpoint knows. A token type is a task of the gate: text, sync, time, score, vision, frame time.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from math import log
 from pathlib import Path
 from typing import Any
 
-from . import charts, style
 from .errors import ReportError
 from .run_files import Record, RunFiles, add_note, number, numbers, read_run, records_in, stage_of
 
 DEAD_BELOW = 0.01  # of a fair share: an expert that gets one in a hundred of its share learns nothing
 RANKED = 3  # experts named at the top and at the bottom
-MAX_SNAPSHOTS, MAX_TIME_LAYERS = 40, 6  # drawn over time
+
+Values = list[float | None]  # one per expert slot; None where the slot is not active or the type was not seen
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,9 @@ class LayerUse:
     """One MoE layer at one step. Lists have one item per expert slot; inactive slots are ``False`` in ``active``.
 
     ``load`` is each expert's share of the routed (token, expert) pairs; ``rates[type]`` the share of that
-    type's tokens that each expert received (``None`` where no such token was seen).
+    type's tokens that each expert received (``None`` where no such token was seen). ``fallback`` is the share of
+    tokens that no expert accepted, ``fallback_by_type`` and ``tokens`` the same and the number of tokens per type
+    (empty in records of runs before they were written). ``flipped``: share of decisions changed by the history term.
     """
 
     layer: int
@@ -31,9 +37,12 @@ class LayerUse:
     rates: dict[str, list[float] | None]
     mean_k: float | None
     fallback: float | None
+    flipped: float | None = None
+    fallback_by_type: dict[str, float] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
 
     @property
-    def utilization(self) -> list[float | None]:
+    def utilization(self) -> Values:
         """Load over the fair load 1/active: 1 is fair, 0 is dead; ``None`` for inactive slots."""
         count = sum(self.active)
         return [share * count if on else None for share, on in zip(self.load, self.active, strict=True)]
@@ -46,13 +55,19 @@ class LayerUse:
     @property
     def entropy(self) -> float:
         """Evenness of the load over active experts: 1 is even, 0 means one expert takes all."""
-        shares = [s for s, on in zip(self.load, self.active, strict=True) if on and s > 0]
-        total, count = sum(shares), sum(self.active)
-        if count < 2 or total <= 0:
-            return 1.0 if count == 1 else 0.0
-        return max(0.0, -sum(s / total * log(s / total) for s in shares) / log(count))
+        return evenness(self.load, self.active)
 
-    def relative_rates(self, token_type: str) -> list[float | None]:
+    def entropy_of(self, token_type: str) -> float | None:
+        """The same for the tokens of one type; ``None`` where it was not seen."""
+        rates = self.rates.get(token_type)
+        return None if rates is None else evenness(rates, self.active)
+
+    def mean_k_of(self, token_type: str) -> float | None:
+        """Experts per token of one type: the sum of its rates; ``None`` where it was not seen."""
+        rates = self.rates.get(token_type)
+        return None if rates is None else sum(rates)
+
+    def relative_rates(self, token_type: str) -> Values:
         """Rates of one token type over their mean across active experts (1 is fair); ``None`` if not active or seen."""
         rates = self.rates.get(token_type)
         if rates is None:
@@ -70,13 +85,41 @@ class LayerUse:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All layers at one step."""
+    """All layers at one step. Its figures are means over the layers that have them, else ``None``."""
 
     stage: str
     step: int
     global_step: int
     token_types: list[str]
     layers: list[LayerUse]
+
+    @property
+    def mean_k(self) -> float | None:
+        """Experts per token."""
+        return mean(layer.mean_k for layer in self.layers)
+
+    @property
+    def fallback(self) -> float | None:
+        """Share of tokens that no expert accepted."""
+        return mean(layer.fallback for layer in self.layers)
+
+    @property
+    def entropy(self) -> float | None:
+        """Evenness of the load."""
+        return mean(layer.entropy for layer in self.layers)
+
+    def mean_k_of(self, token_type: str) -> float | None:
+        """Experts per token of one type."""
+        return mean(layer.mean_k_of(token_type) for layer in self.layers)
+
+    def fallback_of(self, token_type: str) -> float | None:
+        """Share of one type's tokens that no expert accepted."""
+        return mean(layer.fallback_by_type.get(token_type) for layer in self.layers)
+
+    @property
+    def seen_types(self) -> list[str]:
+        """Token types of which some layer saw a token."""
+        return [t for t in self.token_types if any(layer.rates[t] is not None for layer in self.layers)]
 
 
 @dataclass(frozen=True)
@@ -91,6 +134,12 @@ class ExpertReport:
     @property
     def last(self) -> Snapshot:
         return self.snapshots[-1]
+
+    @property
+    def seen_types(self) -> list[str]:
+        """Token types that occur in any snapshot, in the order of the last."""
+        seen = {t for snapshot in self.snapshots for t in snapshot.seen_types}
+        return [t for t in self.last.token_types if t in seen]
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object: the last snapshot in full, history in brief, edits and notes."""
@@ -110,28 +159,53 @@ class ExpertReport:
         }
 
 
-def expert_report(run: str | Path | RunFiles, stage: str | None = None) -> ExpertReport:
-    """Read a run's expert records, of one ``stage`` or of all. Raises :class:`ReportError` where there are none."""
+def evenness(shares: Sequence[float], active: Sequence[bool]) -> float:
+    """Entropy of shares over active experts, over the log of their number: 1 is even, 0 means one takes all.
+    One active expert alone is even; no active expert, or no use at all, is 0."""
+    used = [s for s, on in zip(shares, active, strict=True) if on and s > 0]
+    total, count = sum(used), sum(active)
+    if count < 2 or total <= 0:
+        return 1.0 if count == 1 else 0.0
+    return max(0.0, -sum(s / total * log(s / total) for s in used) / log(count))
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of those that are there."""
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None
+
+
+def expert_report(
+    run: str | Path | RunFiles, stage: str | None = None, *, up_to_step: int | None = None
+) -> ExpertReport:
+    """Read a run's expert records, of one ``stage`` or of all, as far as global step ``up_to_step``.
+
+    Raises :class:`ReportError` where there are none."""
     files = run if isinstance(run, RunFiles) else read_run(run)
-    found = {stage_of(row) for row in files.experts}
+
+    def wanted(row: Record) -> bool:
+        late = up_to_step is not None and (number(row, "global_step") or 0) > up_to_step
+        return not late and (stage is None or stage_of(row) == stage)
+
+    found = dict.fromkeys(stage_of(row) for row in files.experts)
     if stage is not None and stage not in found:
-        names = ", ".join(sorted(found)) or "none yet"
+        names = ", ".join(found) or "none yet"
         raise ReportError(f"{files.path}: stage {stage!r} has no expert records. Stages with records: {names}.")
     notes = list(files.notes)
     snapshots = []
-    for row in files.experts:
-        if stage is None or stage_of(row) == stage:
-            try:
-                snapshots.append(_snapshot(row))
-            except ReportError as error:
-                add_note(notes, f"expert record of step {row.get('global_step')!r} is left out: {error}")
+    for row in filter(wanted, files.experts):
+        try:
+            snapshots.append(_snapshot(row))
+        except ReportError as error:
+            add_note(notes, f"expert record of step {row.get('global_step')!r} is left out: {error}")
     if not snapshots:
         why = f" {' '.join(notes)}" if notes else ""
+        when = f" up to step {up_to_step}" if up_to_step is not None else ""
         raise ReportError(
-            f"{files.path}: metrics.jsonl holds no readable expert records; training writes one every few steps.{why}"
+            f"{files.path}: metrics.jsonl holds no readable expert records{when}; training writes one every "
+            f"train.experts_every steps.{why}"
         )
-    edits = [e for e in files.edits if stage is None or stage_of(e) == stage]
-    return ExpertReport(files.path.resolve().name, snapshots, edits, notes)
+    return ExpertReport(files.path.resolve().name, snapshots, list(filter(wanted, files.edits)), notes)
 
 
 def _snapshot(row: Record) -> Snapshot:
@@ -157,19 +231,49 @@ def _layer(item: Record, types: list[str]) -> LayerUse:
     read = [numbers(r) for r in rates]
     if any(r is not None and len(r) != len(active) for r in read):
         raise ReportError(f"{where}: each list of rates must hold {len(active)} numbers, one per expert slot.")
-    by_type = {name: r if r and sum(r) > 0 else None for name, r in zip(types, read, strict=True)}
-    return LayerUse(int(layer), active, load, by_type, number(item, "mean_k"), number(item, "fallback"))
+    tokens = _by_type(item, "tokens", types, where)
+    seen = [tokens.get(t, 0) > 0 if tokens else bool(r and sum(r) > 0) for t, r in zip(types, read, strict=True)]
+    return LayerUse(
+        int(layer),
+        active,
+        load,
+        {name: r if on else None for name, r, on in zip(types, read, seen, strict=True)},
+        number(item, "mean_k"),
+        number(item, "fallback"),
+        number(item, "flipped"),
+        {t: v for t, v in _by_type(item, "fallback_by_type", types, where).items() if not tokens or tokens.get(t)},
+        {t: int(v) for t, v in tokens.items()},
+    )
+
+
+def _by_type(item: Record, key: str, types: list[str], where: str) -> dict[str, float]:
+    """One number per token type, without those that are null; empty where the record does not have them."""
+    if key not in item:
+        return {}
+    values = item[key]
+    if not isinstance(values, list) or len(values) != len(types):
+        raise ReportError(f"{where}: {key} must hold one number (or null) for each of {', '.join(types)}.")
+    return {t: v for t, item in zip(types, values, strict=True) if (v := number({"v": item}, "v")) is not None}
 
 
 def _layer_brief(layer: LayerUse) -> dict[str, Any]:
+    seen = [t for t, rates in layer.rates.items() if rates is not None]
     return {
         "layer": layer.layer,
         "active": sum(layer.active),
         "dead": layer.dead,
         "mean_k": layer.mean_k,
         "fallback": layer.fallback,
+        "flipped": layer.flipped,
         "entropy": round(layer.entropy, 6),
+        "mean_k_by_type": {t: _rounded(layer.mean_k_of(t)) for t in seen},
+        "entropy_by_type": {t: _rounded(layer.entropy_of(t)) for t in seen},
+        "fallback_by_type": layer.fallback_by_type,
     }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
 
 
 def _layer_json(layer: LayerUse, types: list[str]) -> dict[str, Any]:
@@ -177,6 +281,7 @@ def _layer_json(layer: LayerUse, types: list[str]) -> dict[str, Any]:
     return _layer_brief(layer) | {
         "slots": len(layer.active),
         "utilization": layer.utilization,
+        "tokens": layer.tokens,
         "top": {t: _rated(layer, t, order[:RANKED]) for t, order in ranked.items()},
         "bottom": {t: _rated(layer, t, order[::-1][:RANKED]) for t, order in ranked.items()},
     }
@@ -185,104 +290,3 @@ def _layer_json(layer: LayerUse, types: list[str]) -> dict[str, Any]:
 def _rated(layer: LayerUse, token_type: str, experts: list[int]) -> list[dict[str, Any]]:
     rates = layer.rates[token_type]
     return [{"expert": i, "rate": rates[i]} for i in experts] if rates is not None else []
-
-
-def experts_page(report: ExpertReport) -> str:
-    """The whole HTML page of ``timeexpert experts report --html``."""
-    title = f"Experts of {report.run}"
-    heading = f"<h1>{escape(title)}</h1>"
-    where = f'<p class="muted">stage {escape(report.last.stage)}, step {report.last.global_step}</p>'
-    return style.page(title, [heading, where, style.notes(report.notes), *experts_sections(report)])
-
-
-def experts_sections(report: ExpertReport) -> list[str]:
-    """The same as HTML parts, for the page of a whole run."""
-    last = report.last
-    actives = sum(sum(layer.active) for layer in last.layers)
-    mean_ks = [layer.mean_k for layer in last.layers if layer.mean_k is not None]
-    cards = {
-        "experts active, of all slots": f"{actives} / {sum(len(layer.active) for layer in last.layers)}",
-        "dead experts": str(sum(len(layer.dead) for layer in last.layers)),
-        "experts per token": f"{sum(mean_ks) / len(mean_ks):.2f}" if mean_ks else "\u2013",
-        "evenness of load (1 is even)": f"{sum(layer.entropy for layer in last.layers) / len(last.layers):.2f}",
-    }
-    names = [f"layer {layer.layer}" for layer in last.layers]
-    loads = [layer.utilization for layer in last.layers]
-    title = "All tokens: load (1 is a fair share)"
-    maps = [charts.heat_map(title, names, loads, full=2.0, mark_below=DEAD_BELOW)]
-    for token_type in last.token_types:
-        if any(layer.rates[token_type] is not None for layer in last.layers):
-            values = [layer.relative_rates(token_type) for layer in last.layers]
-            maps.append(charts.heat_map(f"{token_type} tokens (1 is a fair share)", names, values, full=3.0))
-    wide = max(len(layer.active) for layer in last.layers) > 16
-    return [
-        style.cards(cards),
-        '<p class="muted">Stronger cells get more tokens; dashed slots hold no active expert. '
-        "Outlined experts are dead. Hover over a cell for its value.</p>",
-        f'<div class="maps{" wide" if wide else ""}">{"".join(maps)}</div>',
-        _layer_table(report),
-        *_over_time(report.snapshots),
-        *_edits_table(report.edits),
-    ]
-
-
-def _layer_table(report: ExpertReport) -> str:
-    rows = []
-    for layer in report.last.layers:
-        used = [u for u in layer.utilization if u is not None]
-        rows.append(
-            [
-                f"{layer.layer}",
-                f"{sum(layer.active)} / {len(layer.active)}",
-                ", ".join(map(str, layer.dead)) or "none",
-                "\u2013" if layer.mean_k is None else f"{layer.mean_k:.2f}",
-                "\u2013" if layer.fallback is None else f"{100 * layer.fallback:.1f} %",
-                f"{layer.entropy:.3f}",
-                f"{min(used, default=0):.2f} to {max(used, default=0):.2f}",
-            ]
-        )
-    headers = ["layer", "active", "dead", "experts per token", "fallback", "evenness", "utilization"]
-    return style.table(headers, rows)
-
-
-def _over_time(snapshots: list[Snapshot]) -> list[str]:
-    if len(snapshots) < 2:
-        return ['<p class="muted">Only one record so far: use over time appears with the next ones.</p>']
-    ids = [layer.layer for layer in snapshots[-1].layers]
-    shown = ids if len(ids) <= MAX_TIME_LAYERS else [ids[i * (len(ids) - 1) // (MAX_TIME_LAYERS - 1)] for i in range(6)]
-    tracks = {i: [(s, use) for s in snapshots for use in s.layers if use.layer == i] for i in shown}
-    lines = [
-        ("Experts per token", lambda u: u.mean_k),
-        ("Active experts", lambda u: float(sum(u.active))),
-        ("Evenness of load", lambda u: u.entropy),
-    ]
-    out = ["<h3>Over time</h3>"]
-    if len(shown) < len(ids):
-        out.append(f'<p class="muted">{len(shown)} of {len(ids)} layers are drawn.</p>')
-    drawn = [
-        charts.line_chart(
-            title,
-            {f"layer {i}": [(s.global_step, value(use)) for s, use in track] for i, track in tracks.items()},
-            x_label="global step",
-        )
-        for title, value in lines
-    ]
-    out.append(f'<div class="charts">{"".join(drawn)}</div>')
-    for i, track in tracks.items():
-        size = -(-len(track) // MAX_SNAPSHOTS)
-        kept = track[::-1][::size][::-1]  # the last one always stays
-        names = [f"{s.stage} {s.global_step}" for s, _ in kept]
-        loads = [use.utilization for _, use in kept]
-        grid = charts.heat_map(f"Layer {i}: load by step", names, loads, full=2.0, mark_below=DEAD_BELOW)
-        out.append(f"<details><summary>layer {i}: load of each expert over time</summary>{grid}</details>")
-    return out
-
-
-def _edits_table(edits: list[Record]) -> list[str]:
-    if not edits:
-        return ["<h3>Experts added and removed</h3>", '<p class="muted">None so far.</p>']
-    keys = ("stage", "global_step", "layer", "expert", "action", "reason")
-    rows = [[edit.get(key) for key in keys] for edit in edits[-200:]]
-    more = [f'<p class="muted">The last 200 of {len(edits)}.</p>'] if len(edits) > 200 else []
-    headers = ["stage", "step", "layer", "expert", "action", "reason"]
-    return ["<h3>Experts added and removed</h3>", *more, style.table(headers, rows, left=True)]

@@ -17,7 +17,8 @@ from timeexpert.tokenization import EventSequence
 
 from . import charts, style
 from .errors import ReportError
-from .experts import expert_report, experts_sections
+from .experts import expert_report
+from .experts_page import experts_sections
 from .run_files import Record, RunFiles, number, read_lines, read_run, records_in, stage_of
 from .timeline import draw_timeline
 

@@ -8,6 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from .errors import ReportError
+
 CSS = """
 :root { color-scheme: light dark; --ink: #1b1f24; --muted: #5b6470; --paper: #ffffff; --card: #f6f8fa;
   --rule: #d9dee5; --heat: #0b5fa5; --warn: #8a4b00; --warn-bg: #fff4e0;
@@ -30,19 +32,33 @@ p { margin: .4rem 0; } .muted { color: var(--muted); } code { font-size: .9em; }
 .card span { color: var(--muted); font-size: .85rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--rule); text-align: right; }
+th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--rule); text-align: right; overflow-wrap: break-word; }
 th { font-weight: 600; color: var(--muted); font-size: .85rem; vertical-align: bottom; }
 th:first-child, td:first-child, .left th, .left td { text-align: left; }
 tr.control td { color: var(--muted); }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 0 1rem; }
 .maps { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 0 1rem; }
 .maps.wide { grid-template-columns: 1fr; }
+.maps.history { grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); }
+.maps.small { grid-template-columns: repeat(auto-fill, minmax(min(100%, 250px), 1fr)); }
 figure { margin: 0 0 1rem; } figcaption { font-weight: 600; font-size: .9rem; margin-bottom: .3rem; }
 figure.chart, figure.heat { background: var(--card); border-radius: 8px; padding: .8rem .9rem; overflow-x: auto; }
 svg { display: block; width: 100%; height: auto; } .tick { fill: var(--muted); font-size: 10.5px; }
 .grid { stroke: var(--rule); stroke-width: 1; } .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
 .cell { fill: var(--heat); } .empty { fill: none; stroke: var(--rule); stroke-dasharray: 2 2; }
 .dead { fill: none; stroke: var(--warn); stroke-width: 2; }
+image { image-rendering: pixelated; } .stage { stroke: var(--ink); stroke-width: 1; stroke-dasharray: 3 2; }
+.mark { stroke: var(--paper); stroke-width: 1; } .added { fill: var(--c3); } .removed { fill: var(--c2); }
+.scale { color: var(--muted); font-size: .85rem; } .scale i { display: inline-block; width: 90px; height: .7em;
+  border-radius: 2px; outline: 1px solid var(--rule); margin: 0 .2rem; }
+.scale i.none { width: .9em; margin-left: 1rem; background: rgb(128 128 128 / 35%); }
+fieldset { border: 0; margin: .5rem 0; padding: 0; display: flex; flex-wrap: wrap; gap: .3rem; align-items: center; }
+legend { float: left; margin-right: .6rem; padding: 0; color: var(--muted); font-size: .85rem; }
+fieldset label { border: 1px solid var(--rule); border-radius: 999px; padding: .1rem .7rem; cursor: pointer;
+  font-size: .85rem; }
+fieldset input { position: absolute; opacity: 0; }
+fieldset label:has(:checked) { background: var(--ink); color: var(--paper); border-color: var(--ink); }
+fieldset label:has(:focus-visible) { outline: 2px solid var(--heat); outline-offset: 2px; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .82rem; color: var(--muted); }
 .key { display: inline-block; width: 14px; height: 3px; border-radius: 2px; margin-right: .35rem;
   vertical-align: middle; }
@@ -51,6 +67,12 @@ details { margin: .5rem 0; } summary { cursor: pointer; color: var(--muted); }
 """ + "".join(
     f".line.c{i} {{ stroke: var(--c{i}); }} .dot.c{i} {{ fill: var(--c{i}); }} .key.c{i} {{ background: var(--c{i}); }}"
     for i in range(8)
+)
+# A choice without a script: a part with class l3 (or t2) is hidden while another number is chosen in the same block.
+# Browsers without :has() (before 2023) show every part.
+CHOICES = 64
+CSS += "".join(
+    f".pick:has(.{k}-{i}:checked) .by-{k}:not(.{k}{i}){{display:none}}" for k in "lt" for i in range(CHOICES)
 )
 
 
@@ -69,6 +91,14 @@ def page(title: str, body: Iterable[str]) -> str:
 def write_page(path: Path, html: str) -> None:
     """Write a page as UTF-8; half a surrogate pair, which JSON can hold and UTF-8 cannot, is spelt out."""
     path.write_text(html, encoding="utf-8", errors="backslashreplace")
+
+
+def write_html(path: Path, html: str) -> None:
+    """:func:`write_page` for a file that a user named. Raises :class:`ReportError` where it cannot be written."""
+    try:
+        write_page(path, html)
+    except OSError as error:
+        raise ReportError(f"--html {path}: cannot be written ({error.strerror}). Give another file.") from None
 
 
 def table(
@@ -97,6 +127,18 @@ def cards(values: dict[str, str]) -> str:
         f'<div class="card"><b>{escape(value)}</b><span>{escape(name)}</span></div>' for name, value in values.items()
     )
     return f'<div class="cards">{items}</div>'
+
+
+def chooser(name: str, legend: str, kind: str, options: Sequence[str], *, chosen: int | None = None) -> str:
+    """Radio buttons ``show all`` and one for each option, inside an element of class ``pick``: number i hides what has
+    class ``by-KIND`` but not ``KINDi``. ``kind`` is l (layers) or t (token types); ``name`` is unique on the page."""
+    rows = [("all", "show all", chosen is None), *((str(i), text, i == chosen) for i, text in enumerate(options))]
+    labels = "".join(
+        f'<label><input type="radio" name="{escape(name)}" class="{kind}-{key}"{" checked" if on else ""}>'
+        f"{escape(text)}</label>"
+        for key, text, on in rows
+    )
+    return f"<fieldset><legend>{escape(legend)}</legend>{labels}</fieldset>"
 
 
 def notes(lines: Sequence[str]) -> str:
