@@ -195,7 +195,7 @@ def expert_report(
     snapshots = []
     for row in filter(wanted, files.experts):
         try:
-            snapshots.append(_snapshot(row))
+            snapshots.append(read_snapshot(row))
         except ReportError as error:
             add_note(notes, f"expert record of step {row.get('global_step')!r} is left out: {error}")
     if not snapshots:
@@ -208,7 +208,8 @@ def expert_report(
     return ExpertReport(files.path.resolve().name, snapshots, list(filter(wanted, files.edits)), notes)
 
 
-def _snapshot(row: Record) -> Snapshot:
+def read_snapshot(row: Record) -> Snapshot:
+    """One ``experts`` record. Raises :class:`ReportError` that names the field which is not as it should be."""
     types = row.get("token_types")
     if not isinstance(types, list) or not types or not all(isinstance(t, str) for t in types):
         raise ReportError(f"token_types ({types!r}) must be a list of names.")
