@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from timeexpert.reports import ReportError
-from timeexpert.reports.timeline import DPI, LEFT, PLOT, _lanes, _text_width, draw_timeline
+from timeexpert.reports.drawing import DPI, text_width
+from timeexpert.reports.timeline import LEFT, PLOT, _lanes, draw_timeline
 from timeexpert.tokenization import Event, EventSequence
 
 from .fake_run import frames
@@ -71,7 +72,7 @@ def test_labels_stay_inside_the_plot_however_long_the_caption_is():
     lanes, _ = _lanes(EventSequence((Event(95, 99, text=LONG), Event(0, 1, text=LONG))), 100.0)
     for label in (label for lane in lanes for label in lane):
         assert label.text.endswith("\u2026")
-        assert 0 <= label.left and label.left + _text_width(label.text, 9) <= PLOT + 1e-6
+        assert 0 <= label.left and label.left + text_width(label.text, 9) <= PLOT + 1e-6
 
 
 def test_events_that_do_not_fit_are_counted_and_not_lost_silently():

@@ -76,15 +76,17 @@ CSS += "".join(
 )
 
 
-def page(title: str, body: Iterable[str]) -> str:
-    """A whole HTML document. ``title`` is escaped; ``body`` parts are HTML already."""
+def page(title: str, body: Iterable[str], *, css: str = "") -> str:
+    """A whole HTML document. ``title`` is escaped; ``body`` parts are HTML already; ``css`` is this page's own."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         # The page holds text from data sets and models: no script runs and nothing is fetched, whatever it says.
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         "style-src 'unsafe-inline'\">"
-        f"<title>{escape(title)}</title><style>{CSS}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
+        f"<title>{escape(title)}</title><style>{CSS}{css}</style></head>\n<body>\n"
+        + "\n".join(body)
+        + "\n</body></html>\n"
     )
 
 

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from io import BytesIO
 from math import ceil, isfinite
 from pathlib import Path
 
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from numpy.typing import NDArray
 
 from timeexpert.tokenization import Event, EventSequence
 
+from .drawing import DPI, GRID, INK, MUTED, PAPER, fit, font, one_line, png_of, text_width, wrap
 from .errors import ReportError
 
 # All lengths below are inches unless a name says otherwise.
-WIDTH, LEFT, RIGHT, DPI = 12.0, 1.15, 0.3, 110
+WIDTH, LEFT, RIGHT = 12.0, 1.15, 0.3
 PLOT = WIDTH - LEFT - RIGHT
 MAX_FRAMES, FRAME_COLUMNS, MAX_FRAME_HEIGHT, MAX_FRAME_PIXELS = 32, 16, 1.7, 480
 LANE, BAR, POINTS_LANE, MAX_LANES = 0.46, 0.17, 0.85, 12
 MAX_LABEL = 0.62 * PLOT
-MAX_TEXT = 4000  # characters measured of one prompt or caption
-INK, MUTED, GRID, PAPER = "#1b1f24", "#5b6470", "#e3e7ec", "#ffffff"
 TRUTH, PREDICTED = "#009e73", "#0072b2"  # Okabe-Ito: told apart by colour-blind readers, light on dark
 
 
@@ -63,7 +56,7 @@ def draw_timeline(
     _check(frames, frame_times_s, duration_s)
     given = len(frames)
     frames, times = _pick(frames, list(frame_times_s))
-    title = _wrap(_one_line(prompt), 12.5, WIDTH - 0.6, lines=2, bold=True)
+    title = wrap(one_line(prompt), 12.5, WIDTH - 0.6, lines=2, bold=True)
     strip_height, columns, cell_height = _strip_size(frames)
     groups = [] if truth is None else [("truth", truth, TRUTH)]
     groups.append(("predicted", prediction if prediction is not None else EventSequence(), PREDICTED))
@@ -73,17 +66,16 @@ def draw_timeline(
     bars_height = sum(heights) + 0.12 * len(heights)
     height = title_height + strip_height + bars_height + 0.5
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor=PAPER)
-    canvas = FigureCanvasAgg(figure)
     for i, line in enumerate(title):
         y = 1 - (0.26 + 0.26 * i) / height
-        figure.text(0.3 / WIDTH, y, line, color=INK, fontproperties=_font(12.5, bold=True), parse_math=False)
+        figure.text(0.3 / WIDTH, y, line, color=INK, fontproperties=font(12.5, bold=True), parse_math=False)
     if len(frames):
         box = (LEFT / WIDTH, (bars_height + 0.5) / height, PLOT / WIDTH, strip_height / height)
         _draw_frames(figure.add_axes(box), frames, times, strip_height, columns, cell_height)
         if given > len(frames):
             where = ((LEFT - 0.2) / WIDTH, 1 - (title_height + 0.15) / height)
             note = f"{len(frames)} of {given}\nframes"
-            figure.text(*where, note, ha="right", va="center", color=MUTED, fontproperties=_font(8))
+            figure.text(*where, note, ha="right", va="center", color=MUTED, fontproperties=font(8))
     axes = figure.add_axes((LEFT / WIDTH, 0.42 / height, PLOT / WIDTH, bars_height / height))
     _style_axis(axes, duration_s, bars_height, times)
     highest = max([1e-9, *(e.scores[0] for _, events, _ in groups for e in events if _is_point_mark(e))])
@@ -92,11 +84,7 @@ def draw_timeline(
         note = "the answer did not parse" if name == "predicted" and prediction is None else "no events"
         _draw_group(axes, name, events, colour, lanes, hidden, y, group_height, duration_s, highest, note)
         y += group_height + 0.12
-    out = BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box
-        canvas.print_png(out)
-    png = out.getvalue()
+    png = png_of(figure)
     if path is not None:
         Path(path).write_bytes(png)
     return png
@@ -145,7 +133,7 @@ def _draw_frames(
         axes.imshow(frame, extent=(x, x + image_width, y + cell_height, y), aspect="auto", zorder=1)
         axes.add_patch(Rectangle((x, y), image_width, cell_height, fill=False, ec="#00000030", lw=0.6, zorder=2))
         where = (x + image_width / 2, y + cell_height + 0.04)
-        axes.text(*where, f"{time_s:.1f} s", ha="center", va="top", color=MUTED, fontproperties=_font(8))
+        axes.text(*where, f"{time_s:.1f} s", ha="center", va="top", color=MUTED, fontproperties=font(8))
     axes.set_xlim(0, PLOT)  # imshow moves the limits
     axes.set_ylim(height, 0)
 
@@ -174,10 +162,10 @@ def _lanes(events: EventSequence, duration_s: float) -> tuple[list[list[_Label]]
     lanes: list[list[_Label]] = []
     hidden = 0
     for event in sorted((e for e in events if not _is_point_mark(e)), key=lambda e: (e.start_s or 0.0, e.end_s or 0.0)):
-        text = _fit(_describe(event), 9, MAX_LABEL)
+        text = fit(_describe(event), 9, MAX_LABEL)
         start = min(event.start_s or 0.0, duration_s) / duration_s * PLOT
         end = min(event.end_s or 0.0, duration_s) / duration_s * PLOT
-        width = _text_width(text, 9)
+        width = text_width(text, 9)
         left = min(start, PLOT - width)
         label = _Label(event, text, left, max(end, left + width) + 0.12)
         free = next((lane for lane in lanes if lane[-1].reach <= min(left, start)), None)
@@ -198,7 +186,7 @@ def _describe(event: Event) -> str:
     else:
         when = f"{event.start_s:.1f}\u2013{event.end_s:.1f} s"
     score = "".join(f"  score {s:g}" for s in event.scores)
-    return f"{when}{score}  {_one_line(event.text)}".rstrip()
+    return f"{when}{score}  {one_line(event.text)}".rstrip()
 
 
 def _group_height(events: EventSequence, lanes: list[list[_Label]]) -> float:
@@ -223,11 +211,11 @@ def _draw_group(
     seconds = duration_s / PLOT  # seconds per inch
     axes.add_patch(Rectangle((-0.1 * seconds, top), 0.045 * seconds, height, fc=colour, ec="none", clip_on=False))
     axes.text(
-        -0.2 * seconds, top + 0.1, name, ha="right", va="center", color=colour, fontproperties=_font(10, bold=True)
+        -0.2 * seconds, top + 0.1, name, ha="right", va="center", color=colour, fontproperties=font(10, bold=True)
     )
     if hidden:
         where = (-0.2 * seconds, top + 0.32)
-        axes.text(*where, f"{hidden} more\nnot drawn", ha="right", va="center", color=MUTED, fontproperties=_font(7.5))
+        axes.text(*where, f"{hidden} more\nnot drawn", ha="right", va="center", color=MUTED, fontproperties=font(7.5))
     if not len(events):
         axes.text(0.05 * seconds, top + 0.12, note, va="center", color=MUTED, style="italic", fontsize=9.5)
         return
@@ -258,7 +246,7 @@ def _draw_bar(axes: Axes, label: _Label, colour: str, y: float, duration_s: floa
             axes.plot([duration_s], [y + BAR / 2], ">", color=colour, ms=8, clip_on=False, zorder=4)
     where = (label.left * seconds, y + BAR + 0.03)
     paper = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.5}  # keeps grid lines out of the words
-    axes.text(*where, label.text, va="top", color=INK, fontproperties=_font(9), parse_math=False, bbox=paper, zorder=4)
+    axes.text(*where, label.text, va="top", color=INK, fontproperties=font(9), parse_math=False, bbox=paper, zorder=4)
 
 
 def _draw_points(axes: Axes, points: list[Event], colour: str, top: float, duration_s: float, highest: float) -> None:
@@ -273,64 +261,8 @@ def _draw_points(axes: Axes, points: list[Event], colour: str, top: float, durat
         marker = "o" if (event.start_s or 0.0) <= duration_s else ">"  # past the end of the video
         axes.plot([x], [tip], marker, color=colour, ms=6, zorder=4, clip_on=False)
         text = f"{event.scores[0]:g}"
-        half = _text_width(text, 8) / 2
+        half = text_width(text, 8) / 2
         at = x / duration_s * PLOT
         if at - half >= room:
-            axes.text(x, tip - 0.05, text, ha="center", va="bottom", color=INK, fontproperties=_font(8), zorder=5)
+            axes.text(x, tip - 0.05, text, ha="center", va="bottom", color=INK, fontproperties=font(8), zorder=5)
             room = at + half + 0.03
-
-
-def _one_line(text: str) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in text[:MAX_TEXT]).split())
-
-
-@cache
-def _families() -> tuple[str, ...]:
-    """DejaVu Sans, then installed fonts that cover more scripts."""
-    installed = set(font_manager.get_font_names())
-    more = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Noto Sans Arabic", "Noto Sans Devanagari")
-    return ("DejaVu Sans", *(name for name in more if name in installed))
-
-
-@cache
-def _font(points: float, bold: bool = False) -> FontProperties:
-    return FontProperties(family=list(_families()), size=points, weight="bold" if bold else "normal")
-
-
-@cache
-def _measure() -> FigureCanvasAgg:
-    return FigureCanvasAgg(Figure(dpi=DPI))
-
-
-def _text_width(text: str, points: float, bold: bool = False) -> float:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        width, _, _ = _measure().get_renderer().get_text_width_height_descent(text, _font(points, bold), False)
-    return float(width) / DPI
-
-
-def _fit(text: str, points: float, width: float, bold: bool = False) -> str:
-    """``text``, cut with an ellipsis to at most ``width`` inches."""
-    if _text_width(text, points, bold) <= width:
-        return text
-    low, high = 0, len(text)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if _text_width(text[:middle].rstrip() + "\u2026", points, bold) <= width:
-            low = middle
-        else:
-            high = middle - 1
-    return text[:low].rstrip() + "\u2026"
-
-
-def _wrap(text: str, points: float, width: float, *, lines: int, bold: bool = False) -> list[str]:
-    """``text`` over at most ``lines`` lines; the last one is cut to fit."""
-    out: list[str] = []
-    words = text.split()
-    while words and len(out) < lines - 1:
-        count = len(words)
-        while count > 1 and _text_width(" ".join(words[:count]), points, bold) > width:
-            count = count // 2 if count > 64 else count - 1
-        out.append(_fit(" ".join(words[:count]), points, width, bold))
-        words = words[count:]
-    return [*out, _fit(" ".join(words), points, width, bold)] if words else out
