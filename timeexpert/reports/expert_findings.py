@@ -56,12 +56,13 @@ def cost_rows(last: Snapshot, weights: ExpertWeights) -> list[list[str]]:
             (cost.decoder_flops, measured.decoder_flops),
         ):
             saved = "\u2013" if cost is measured or not full else f"{100 * (1 - real / full):.1f} %"
-            cells += [_large(full), saved]
+            cells += [large(full), saved]
         rows.append(cells)
     return rows
 
 
-def _large(value: float) -> str:
+def large(value: float) -> str:
+    """Three digits and K, M, G or T: ``1.15 M``."""
     for unit in ("", "K", "M", "G", "T"):
         if value < 1000 or unit == "T":
             return f"{value:.3g} {unit}".rstrip()

@@ -19,14 +19,7 @@ def read_experts(
     of the report. Raises :class:`ReportError` where there are no records.
     """
     path = Path(path)
-    run, up_to_step = path, None
-    if is_model(path) and not (path / "metrics.jsonl").is_file():
-        run, up_to_step = path.resolve().parent.parent, written_at(path)[1]
-        if not (run / "metrics.jsonl").is_file():
-            raise ReportError(
-                f"{path}: a model folder without metrics.jsonl, and none in {run}. Give the run folder that it was "
-                "trained in, or put the run's metrics.jsonl beside the weights."
-            )
+    run, up_to_step = locate(path)
     report = expert_report(run, stage, up_to_step=up_to_step)
     weights = None
     try:
@@ -39,6 +32,19 @@ def read_experts(
     except ReportError as error:
         report.notes.append(f"similarity of experts and savings are left out: {error}")
     return report, weights
+
+
+def locate(path: Path) -> tuple[Path, int | None]:
+    """The folder whose metrics.jsonl is meant, and up to which global step (all of it for a run)."""
+    if not is_model(path) or (path / "metrics.jsonl").is_file():
+        return path, None
+    run = path.resolve().parent.parent
+    if not (run / "metrics.jsonl").is_file():
+        raise ReportError(
+            f"{path}: a model folder without metrics.jsonl, and none in {run}. Give the run folder that it was "
+            "trained in, or put the run's metrics.jsonl beside the weights."
+        )
+    return run, written_at(path)[1]
 
 
 def _remarks(report: ExpertReport, weights: ExpertWeights) -> list[str]:

@@ -118,13 +118,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class ExpertWeights:
-    """What was read of one model folder; ``global_step`` is ``None`` where it does not say. ``similarity`` is empty
-    where it was not asked for."""
+    """What was read of one model folder; ``global_step`` is ``None`` where it does not say. ``moe``: the
+    settings of its MoE layers. ``similarity`` is empty where it was not asked for."""
 
     folder: str
     stage: str
     global_step: int | None
     sizes: DecoderSizes
+    moe: Record
     similarity: list[LayerSimilarity]
 
     def costs(self, mean_ks: Sequence[float]) -> dict[str, Cost]:
@@ -188,28 +189,30 @@ def _json(file: Path) -> Record:
 
 def read_weights(folder: Path, *, similarity: bool = True) -> ExpertWeights:
     """Sizes, and the similarity of experts, of a model folder. Raises :class:`ReportError` where a file is damaged."""
-    stage, step = written_at(folder)
-    tensors = _Tensors(folder)
-    sizes = _sizes(folder, tensors.bytes_of("decoder.layers.0.moe.experts.down_proj"))
-    layers = [_similarity(tensors, layer) for layer in range(sizes.layers)] if similarity else []
-    return ExpertWeights(folder.name, stage, step, sizes, layers)
-
-
-def _sizes(folder: Path, bytes_per_weight: int) -> DecoderSizes:
     from timeexpert.moe import MoEConfig  # brings torch
 
+    stage, step = written_at(folder)
+    tensors = _Tensors(folder)
     config = _json(folder / "config.json")
-    text, moe = config.get("text_config"), config.get("moe")
-    text = text if isinstance(text, dict) else {}
-    moe = asdict(MoEConfig()) | (moe if isinstance(moe, dict) else {})
+    moe = asdict(MoEConfig()) | _part(config, "moe")
+    stored = tensors.bytes_of("decoder.layers.0.moe.experts.down_proj")
+    sizes = _sizes(folder / "config.json", _part(config, "text_config"), moe, stored)
+    layers = [_similarity(tensors, layer) for layer in range(sizes.layers)] if similarity else []
+    return ExpertWeights(folder.name, stage, step, sizes, moe, layers)
 
+
+def _part(config: Record, key: str) -> Record:
+    part = config.get(key)
+    return part if isinstance(part, dict) else {}
+
+
+def _sizes(file: Path, text: Record, moe: Record, bytes_per_weight: int) -> DecoderSizes:
     def size(part: Record, where: str, name: str, default: int | None = None) -> int:
         value = part.get(name)
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise ReportError(
-                f"{folder / 'config.json'}: {where}.{name} ({value!r}) must be a whole number. Give the folder of a "
-                "TimeExpert model."
+                f"{file}: {where}.{name} ({value!r}) must be a whole number. Give the folder of a TimeExpert model."
             )
         return value
 

@@ -116,6 +116,10 @@ class Snapshot:
         """Share of one type's tokens that no expert accepted."""
         return mean(layer.fallback_by_type.get(token_type) for layer in self.layers)
 
+    def entropy_of(self, token_type: str) -> float | None:
+        """Evenness of the use of one type's tokens."""
+        return mean(layer.entropy_of(token_type) for layer in self.layers)
+
     @property
     def seen_types(self) -> list[str]:
         """Token types of which some layer saw a token."""

@@ -19,23 +19,11 @@ from . import charts, style
 from .errors import ReportError
 from .experts import expert_report
 from .experts_page import experts_sections
+from .figures import FIGURES, result_rows
 from .run_files import Record, RunFiles, number, read_lines, read_run, records_in, stage_of
 from .timeline import draw_timeline
 
 LOSSES = {"loss": "total", "loss_text": "text", "loss_time": "time", "loss_score": "score"}
-# The figures of the table with their titles, in its order.
-FIGURES = {
-    "r1_0.3": "R@1 IoU 0.3",
-    "r1_0.5": "R@1 IoU 0.5",
-    "r1_0.7": "R@1 IoU 0.7",
-    "miou": "mIoU",
-    "f1": "captioning F1",
-    "caption_exact_match_0.5": "caption match",
-    "map": "highlight mAP",
-    "hit1": "HIT@1",
-    "parse_rate": "answers parsed",
-}
-SECTIONS = ("moment_retrieval", "dense_captioning", "highlight_detection")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +73,7 @@ def write_report(run: Path, examples: Sequence[Example] = ()) -> Path:
 
 
 def _headline(files: RunFiles) -> str:
-    rows = _result_rows(files)[0]
+    rows = result_rows(files)[0]
     cards: dict[str, str] = {}
     if rows:
         stage, figures = list(rows.items())[-1]
@@ -105,33 +93,8 @@ def _headline(files: RunFiles) -> str:
     return style.cards(cards) if cards else ""
 
 
-def _figures(row: Record) -> dict[str, float]:
-    """The known figures of an eval record or a summary row, nested in a section or flat."""
-    parts = [row, *(inner for section in SECTIONS if isinstance(inner := row.get(section), dict))]
-    return {key: value for part in parts for key in FIGURES if (value := number(part, key)) is not None}
-
-
-def _result_rows(files: RunFiles) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """Figures after each stage and of each control, from the evaluation records, then from the summary."""
-    stages: dict[str, dict[str, float]] = {}
-    controls: dict[str, dict[str, float]] = {}
-    for row in files.evals:
-        control = row.get("control")
-        target, name = (stages, stage_of(row)) if control is None else (controls, str(control))
-        target[name] = _figures(row)
-    for row in records_in(files.summary.get("stages")):
-        name = str(row.get("name", "?"))
-        stages[name] = stages.get(name, {}) | _figures(row)
-    summary_controls = files.summary.get("controls")
-    if isinstance(summary_controls, dict):
-        for name, row in summary_controls.items():
-            if isinstance(row, dict):
-                controls[str(name)] = controls.get(str(name), {}) | _figures(row)
-    return stages, controls
-
-
 def _results(files: RunFiles, missing: list[str]) -> list[str]:
-    stages, controls = _result_rows(files)
+    stages, controls = result_rows(files)
     if not stages and not controls:
         missing.append("no evaluation has been recorded yet: there are no results to show.")
         return ['<p class="muted">No evaluation yet.</p>']

@@ -35,7 +35,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--rule); text-align: right; overflow-wrap: break-word; }
 th { font-weight: 600; color: var(--muted); font-size: .85rem; vertical-align: bottom; }
 th:first-child, td:first-child, .left th, .left td { text-align: left; }
-tr.control td { color: var(--muted); }
+tr.control td { color: var(--muted); } .pairs td { white-space: nowrap; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 0 1rem; }
 .maps { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 0 1rem; }
 .maps.wide { grid-template-columns: 1fr; }
