@@ -5,13 +5,25 @@ T tokens, D model dim, E expert slots, P routed (token, expert) pairs, A token t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from enum import IntEnum
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import MoEConfig
+from .config import MAX_SCALE, MoEConfig
+
+SATURATED = 10.0  # from this scale on, sigmoids of two scores may be equal in float32
+
+
+class TokenRole(IntEnum):
+    """What a token is to the statistics. An answer's tokens are what training puts a label on."""
+
+    PADDING = 0
+    CONTEXT = 1
+    ANSWER = 2
 
 
 @dataclass(frozen=True)
@@ -21,8 +33,9 @@ class Routing:
     ``token_P``/``expert_P`` (P,) int64: the routed pairs, sorted by expert, then token. ``weight_P`` (P,):
     what each expert's output is multiplied by (differentiable). ``mask_TE`` bool: who computes whom.
     ``gate_TE`` float: the differentiable 0/1 gate. ``score_TE`` float: scores before the threshold.
-    ``fallback_T`` bool: tokens that no expert accepted. ``flipped``: share of the decisions that the
-    history term changed. ``z_logits_TE``: what the z-loss is taken of.
+    ``fallback_T`` bool: tokens that no expert accepted. ``flipped_T``: share of each token's decisions that the
+    history term changed. ``z_logits_TE``: what the z-loss is taken of. ``directions_2D``: sums of the inputs at
+    length 1, over all tokens and over the answers' tokens that no expert accepted (only where roles are given).
     """
 
     token_P: Tensor
@@ -32,8 +45,9 @@ class Routing:
     gate_TE: Tensor
     score_TE: Tensor
     fallback_T: Tensor
-    flipped: Tensor
+    flipped_T: Tensor
     z_logits_TE: Tensor
+    directions_2D: Tensor | None = None
 
     @property
     def tokens_per_expert_E(self) -> Tensor:
@@ -41,16 +55,18 @@ class Routing:
         return self.mask_TE.sum(0)
 
 
-class _Sign(torch.autograd.Function):
-    """1 where positive, else 0; the gradient passes through unchanged (straight-through)."""
+class _Accept(torch.autograd.Function):
+    """The 0/1 decisions; their gradient reaches the margins of the pairs in ``reached`` as it is (straight-through)."""
 
     @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
-        return (x > 0).to(x.dtype)
+    def forward(ctx: torch.autograd.function.FunctionCtx, margin: Tensor, accepted: Tensor, reached: Tensor) -> Tensor:
+        ctx.save_for_backward(reached)
+        return accepted.to(margin.dtype)
 
     @staticmethod
-    def backward(ctx: object, *grads: Tensor) -> Tensor:
-        return grads[0]
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (reached,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return grads[0] * reached, None, None
 
 
 class Gate(nn.Module):
@@ -64,14 +80,43 @@ class Gate(nn.Module):
 
     active_experts: Tensor
     activation_rates: Tensor
+    trained_steps: Tensor | None
 
     def __init__(self, config: MoEConfig, *, model_dim: int, num_token_types: int) -> None:
         super().__init__()
         self.config = config
         self.weight = nn.Parameter(torch.empty(config.slots, model_dim))
         self.threshold = nn.Parameter(torch.zeros(config.slots)) if config.router == "topany" else None
+        self.log_scale = nn.Parameter(torch.full((1,), math.log(config.logit_scale))) if config.learn_scale else None
         self.register_buffer("active_experts", torch.arange(config.slots) < config.num_experts)
         self.register_buffer("activation_rates", torch.zeros(num_token_types, config.slots))
+        steps = torch.zeros((), dtype=torch.int64) if config.alpha_warmup_steps else None
+        self.register_buffer("trained_steps", steps)  # how far alpha's warm-up is
+
+    @property
+    def alpha(self) -> float | Tensor:
+        """Weight of the history now: it grows from 0 over the first ``alpha_warmup_steps`` optimizer steps."""
+        if self.trained_steps is None:
+            return self.config.alpha
+        return self.config.alpha * (self.trained_steps / self.config.alpha_warmup_steps).clamp(max=1.0)
+
+    @property
+    def scale(self) -> float | Tensor:
+        """What cosines are multiplied by."""
+        return self.config.logit_scale if self.log_scale is None else self.log_scale.float().exp()
+
+    @property
+    def target_share(self) -> float:
+        """Share of the tokens that an expert accepts when a token has ``top_k`` experts on average."""
+        return min(1.0, self.config.top_k / int(self.active_experts.sum()))
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """To be called once per optimizer step: the warm-up goes on, a learned scale stays between 1 and 100."""
+        if self.trained_steps is not None:
+            self.trained_steps += 1
+        if self.log_scale is not None:
+            self.log_scale.clamp_(0.0, math.log(MAX_SCALE))
 
     def scores(self, x_TD: Tensor) -> Tensor:
         """(T, E) float32: scaled cosines for ``topany``, plain logits for ``topk``."""
@@ -79,81 +124,93 @@ class Gate(nn.Module):
         x, w = x_TD.float(), self.weight.float()
         if self.config.router == "topk":
             return F.linear(x, w)
-        return F.linear(F.normalize(x, dim=-1), F.normalize(w, dim=-1)) * self.config.logit_scale
+        return F.linear(F.normalize(x, dim=-1), F.normalize(w, dim=-1)) * self.scale
 
-    def forward(self, x_TD: Tensor, type_T: Tensor) -> Routing:
-        """Route tokens x_TD (T, D) of types type_T (T,) int64 (see ``TokenType``)."""
+    def forward(self, x_TD: Tensor, type_T: Tensor, role_T: Tensor | None = None) -> Routing:
+        """Route tokens x_TD (T, D) of types type_T (T,) int64 (see ``TokenType``).
+
+        ``role_T`` (T,) int64: see :class:`TokenRole`; with it the routing holds ``directions_2D``.
+        """
         with torch.autocast(x_TD.device.type, enabled=False):
             score_TE = self.scores(x_TD)
             if self.config.router == "topk":
                 return self._topk(score_TE)
-            return self._topany(score_TE, type_T)
+            return self._topany(score_TE, type_T, x_TD, role_T)
 
-    def _with_history(self, score_TE: Tensor, type_T: Tensor) -> Tensor:
+    def with_history(self, score_TE: Tensor, type_T: Tensor) -> Tensor:
         """(s + alpha * A[t, e]) / (1 + alpha): what is compared with the thresholds."""
-        alpha = self.config.alpha
-        return (score_TE + alpha * self.activation_rates[type_T].float()) / (1 + alpha)
+        return (score_TE + self.alpha * self.activation_rates[type_T].float()) / (1 + self.alpha)
 
     def _topk(self, logits_TE: Tensor) -> Routing:
         masked = logits_TE.masked_fill(~self.active_experts, float("-inf"))
         top_TK, index_TK = masked.topk(self.config.top_k, dim=-1)
         gate_TE = torch.zeros_like(logits_TE).scatter(1, index_TK, top_TK.softmax(-1))
         mask_TE = torch.zeros_like(logits_TE, dtype=torch.bool).scatter(1, index_TK, True)
+        pairs = _pairs(mask_TE, gate_TE)
         none_T = torch.zeros_like(mask_TE[:, 0])
         z_logits_TE = logits_TE[:, self.active_experts]
-        return self._routing(mask_TE, gate_TE, gate_TE, logits_TE, none_T, logits_TE.new_zeros(()), z_logits_TE)
+        return Routing(*pairs, mask_TE, gate_TE, logits_TE, none_T, none_T.float(), z_logits_TE)
 
-    def _topany(self, score_TE: Tensor, type_T: Tensor) -> Routing:
+    def _compare(self, task_TE: Tensor) -> tuple[Tensor, Tensor]:
+        """Margins sigma(score) - sigma(G), and which active experts accept the token."""
         assert self.threshold is not None
-        active = self.active_experts
-        task_TE = self._with_history(score_TE, type_T)
+        threshold = self.threshold.float()
+        if self.config.threshold_update == "balance":
+            threshold = threshold.detach()
         # sigma is monotone: it does not change who passes, it shapes the gradient
-        margin_TE = torch.sigmoid(task_TE) - torch.sigmoid(self.threshold.float())
-        hard_TE = (margin_TE > 0) & active
-        if self.config.straight_through == "selected":
-            margin_TE = F.relu(margin_TE)
-        gate_TE = _Sign.apply(margin_TE) * active
+        margin_TE = torch.sigmoid(task_TE) - torch.sigmoid(threshold)
+        saturates = self.config.learn_scale or self.config.logit_scale > SATURATED
+        accepted_TE = task_TE > threshold if saturates else margin_TE > 0
+        return margin_TE, accepted_TE & self.active_experts
+
+    def _topany(self, score_TE: Tensor, type_T: Tensor, x_TD: Tensor, role_T: Tensor | None) -> Routing:
+        active = self.active_experts
+        task_TE = self.with_history(score_TE, type_T)
+        margin_TE, hard_TE = self._compare(task_TE)
+        reached_TE = hard_TE if self.config.straight_through == "selected" else active
+        gate_TE = _Accept.apply(margin_TE, hard_TE, reached_TE)
         fallback_T = ~hard_TE.any(-1)
-        mask_TE = hard_TE
-        if self.config.fallback != "skip":
-            chosen = task_TE.masked_fill(~active, float("-inf"))
-            if self.config.fallback == "least_utilised":
-                chosen = (-self.activation_rates.sum(0)).masked_fill(~active, float("-inf")).expand_as(chosen)
-            one_TE = F.one_hot(chosen.argmax(-1), active.numel()).bool() & fallback_T[:, None]
-            mask_TE = hard_TE | one_TE
+        mask_TE = hard_TE | self._fallback(task_TE, fallback_T)
         count_T = mask_TE.sum(-1).clamp(min=1)
         # a fallback expert was not accepted, so its weight 1 carries no gradient to the gate
         soft_TE = torch.where(hard_TE, gate_TE, mask_TE.to(gate_TE.dtype))
+        pairs = _pairs(mask_TE, soft_TE / count_T[:, None])
         with torch.no_grad():
-            plain_TE = (score_TE / (1 + self.config.alpha) > self.threshold) & active
-            flipped = (plain_TE != hard_TE)[:, active].float().mean()
-        return self._routing(
-            mask_TE, gate_TE, soft_TE / count_T[:, None], task_TE, fallback_T, flipped, score_TE[:, active]
-        )
+            _, plain_TE = self._compare(score_TE / (1 + self.alpha))
+            flipped_T = (plain_TE != hard_TE)[:, active].float().mean(-1)
+            directions_2D = None if role_T is None else _directions(x_TD, role_T, fallback_T)
+        return Routing(*pairs, mask_TE, gate_TE, task_TE, fallback_T, flipped_T, score_TE[:, active], directions_2D)
 
-    @staticmethod
-    def _routing(
-        mask_TE: Tensor,
-        gate_TE: Tensor,
-        weight_TE: Tensor,
-        score_TE: Tensor,
-        fallback_T: Tensor,
-        flipped: Tensor,
-        z_logits_TE: Tensor,
-    ) -> Routing:
-        expert_P, token_P = mask_TE.t().nonzero(as_tuple=True)
-        weight_P = weight_TE[token_P, expert_P]
-        return Routing(token_P, expert_P, weight_P, mask_TE, gate_TE, score_TE, fallback_T, flipped, z_logits_TE)
+    def _fallback(self, task_TE: Tensor, fallback_T: Tensor) -> Tensor:
+        """(T, E) bool: the expert of each token that nobody accepted."""
+        if self.config.fallback == "skip":
+            return torch.zeros_like(task_TE, dtype=torch.bool)
+        if self.config.fallback == "least_utilised":
+            task_TE = (-self.activation_rates.sum(0)).expand_as(task_TE)
+        chosen_T = task_TE.masked_fill(~self.active_experts, float("-inf")).argmax(-1)
+        return F.one_hot(chosen_T, task_TE.shape[1]).bool() & fallback_T[:, None]
 
     @torch.no_grad()
     def calibrate(self, x_TD: Tensor, type_T: Tensor) -> None:
-        """Set each threshold so that expert e accepts top_k / num_experts of the tokens x_TD of types type_T (A7.4).
+        """Set each threshold so that expert e accepts top_k / num_experts of the tokens x_TD of types type_T.
 
         Zero thresholds would accept half of all experts; after this the mean number per token is ``top_k``.
         """
         if self.threshold is None:
             return
-        share = 1 - self.config.top_k / int(self.active_experts.sum())
         with torch.autocast(x_TD.device.type, enabled=False):
-            task_TE = self._with_history(self.scores(x_TD), type_T)
-        self.threshold.copy_(torch.quantile(task_TE, max(0.0, share), dim=0))
+            task_TE = self.with_history(self.scores(x_TD), type_T)
+        # expert by expert: torch.quantile takes 16 million numbers at most
+        columns = [torch.quantile(column_T, 1 - self.target_share) for column_T in task_TE.unbind(1)]
+        self.threshold.copy_(torch.stack(columns))
+
+
+def _pairs(mask_TE: Tensor, weight_TE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    expert_P, token_P = mask_TE.t().nonzero(as_tuple=True)
+    return token_P, expert_P, weight_TE[token_P, expert_P]
+
+
+def _directions(x_TD: Tensor, role_T: Tensor, fallback_T: Tensor) -> Tensor:
+    """(2, D) float32: sums of inputs at length 1, over all tokens and over unassigned tokens of answers (R_S)."""
+    groups_2T = torch.stack([role_T != TokenRole.PADDING, (role_T == TokenRole.ANSWER) & fallback_T])
+    return groups_2T.float() @ F.normalize(x_TD.float(), dim=-1)

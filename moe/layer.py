@@ -20,10 +20,14 @@ class MoELayer(nn.Module):
         shared = config.num_shared_experts * config.expert_dim
         self.shared_experts = SharedExperts(model_dim, shared) if shared else None
 
-    def forward(self, x_BSD: Tensor, type_BS: Tensor) -> tuple[Tensor, Routing]:
-        """x_BSD (B, S, D), type_BS (B, S) int64 token types -> output (B, S, D) and what the gate decided."""
+    def forward(self, x_BSD: Tensor, type_BS: Tensor, role_BS: Tensor | None = None) -> tuple[Tensor, Routing]:
+        """x_BSD (B, S, D), type_BS (B, S) int64 token types -> output (B, S, D) and what the gate decided.
+
+        ``role_BS`` (B, S): see :class:`TokenRole`; only the adaptive process needs it.
+        """
         x_TD = x_BSD.reshape(-1, x_BSD.shape[-1])
-        routing = self.gate(x_TD, type_BS.reshape(-1))
+        role_T = None if role_BS is None else role_BS.reshape(-1)
+        routing = self.gate(x_TD, type_BS.reshape(-1), role_T)
         rows_PD = self.experts(x_TD.index_select(0, routing.token_P), routing.tokens_per_expert_E)
         rows_PD = rows_PD * routing.weight_P[:, None].to(rows_PD.dtype)
         y_TD = torch.zeros_like(x_TD).index_add(0, routing.token_P, rows_PD.to(x_TD.dtype))

@@ -154,7 +154,8 @@ class StageConfig:
     make one optimizer step. ``optimizer``: ``adamw`` (the paper's), or ``muon`` for the matrices of attention and
     shared experts with ``adamw`` for the rest, at ``matrix_lr`` (None: ``lr``): fewer steps from nothing
     (docs/log.md). ``gate_lr``: rate of the gates' rows and thresholds (None: ``lr``); cosines forget fast at the
-    rates of a tiny model.
+    rates of a tiny model. ``calibrate_gates``: set the thresholds before the first step, on ``calibrate_batches``
+    batches that are then not trained on.
     """
 
     name: str
@@ -181,10 +182,11 @@ class StageConfig:
     weight_decay: float = 0.1
     beta2: float = 0.95
     calibrate_gates: bool = False
+    calibrate_batches: int = 1
     evaluate: bool = True
 
     def __post_init__(self) -> None:
-        _at_least(1, self, "steps", "questions_per_video", "accumulate", "max_tokens")
+        _at_least(1, self, "steps", "questions_per_video", "accumulate", "max_tokens", "calibrate_batches")
         _at_least(0, self, "weight_decay")
         if not self.num_frames or min(self.num_frames) < 1:
             raise ConfigError(f"num_frames ({list(self.num_frames)}) must list numbers of 1 or more.")

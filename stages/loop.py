@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,6 +24,8 @@ from timeexpert.data.batch import VideoBatch
 from timeexpert.data.loader import PlannedLoader
 from timeexpert.errors import UserError
 from timeexpert.model import TimeExpert
+from timeexpert.moe import AdaptiveExperts, LayerStatistics
+from timeexpert.reports.scalars import expert_scalars
 from timeexpert.tokenization import TokenType
 
 from .config import StageConfig, TrainConfig
@@ -64,10 +66,18 @@ class StageRun:
         self.model.set_gradient_checkpointing(self.train.gradient_checkpointing)
         self.optimizers = build_optimizers(self.model, self.stage)
         self.statistics = self.model.statistics()
+        self.adaptive = self._adaptive()
         self.device = next(self.model.parameters()).device
         self.step = 0
         self.skipped = 0
         self.stop = False
+
+    def _adaptive(self) -> AdaptiveExperts | None:
+        """The process that removes and adds experts, where the config asks for it and the gates are trained."""
+        layers = self.model.moe_layers
+        if not layers[0].gate.config.adaptive.enabled or not layers[0].gate.weight.requires_grad:
+            return None
+        return AdaptiveExperts(layers, self.optimizers, self.train.seed + self.before)
 
     def execute(self) -> None:
         """Run the stage from its last checkpoint, or from its start, to its end."""
@@ -80,8 +90,9 @@ class StageRun:
         trained = [p for p in self.model.parameters() if p.requires_grad]
         with self._signals(), StageProgress(self.console, self.stage.name, self.step, self.stage.steps) as progress:
             if self.step == 0 and self.stage.calibrate_gates:
+                sample = [next(batches)[0].to(self.device) for _ in range(self.stage.calibrate_batches)]
                 with autocast(self.train, self.device):
-                    self.model.calibrate_gates(next(batches)[0].to(self.device))
+                    self.model.calibrate_gates(*sample)
             while self.step < self.stage.steps:
                 began = time.monotonic()
                 self.model.train()
@@ -93,11 +104,12 @@ class StageRun:
                 for optimizer in self.optimizers:
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
-                self.statistics.fold()
+                counts = self.statistics.fold()
                 self.step += 1
                 tokens = sum(int(b.attention_mask.sum()) for b in micro)
                 figures["tokens_per_s"] = tokens / (time.monotonic() - began)
                 self._record(writer, figures, sum(len(b.sample_ids) for b in micro))
+                self._edit_experts(counts)
                 progress.update(self.step, figures["loss"], figures["tokens_per_s"])
                 if self.stop or (self.step % self.train.checkpoint_every == 0 and self.step < self.stage.steps):
                     self.save()
@@ -114,8 +126,8 @@ class StageRun:
             with autocast(self.train, self.device):
                 out = self.model.training_step(batch, counts)
             out.loss.backward()
-            types = self.model.token_types(batch.input_ids).reshape(-1)
-            self.statistics.update(out.routings, types, batch.attention_mask.reshape(-1))
+            types, roles = self.model.token_types(batch.input_ids), self.model.token_roles(batch)
+            self.statistics.update(out.routings, types.reshape(-1), roles.reshape(-1))
             figures["loss"] += float(out.loss.detach())
             for name, value in out.losses.items():
                 key = {"z": "z_loss", "task": "aux_loss"}.get(name, f"loss_{name}")
@@ -160,24 +172,39 @@ class StageRun:
                 row = {"stage": self.stage.name, "step": self.step, "sample": sample, "reason": reason}
                 out.write(json.dumps(row) + "\n")
 
+    @property
+    def _place(self) -> dict[str, Any]:
+        return {"stage": self.stage.name, "step": self.step, "global_step": self.before + self.step}
+
     def _record(self, writer: SummaryWriter, figures: dict[str, float], samples: int) -> None:
-        place = {"stage": self.stage.name, "step": self.step, "global_step": self.before + self.step}
+        place, global_step = self._place, self.before + self.step
         if self.step % self.train.log_every == 0 or self.step in (1, self.stage.steps):
             self.memory.sample()
             self.run.record({"kind": "train", **place, **figures, "samples": samples, "skipped": self.skipped})
             for name, value in figures.items():
-                writer.add_scalar(f"train/{name}", value, place["global_step"])
+                writer.add_scalar(f"train/{name}", value, global_step)
         if self.step % self.train.experts_every == 0 or self.step == self.stage.steps:
-            layers = self.statistics.to_json()
             types = [t.name.lower() for t in TokenType]
-            self.run.record({"kind": "experts", **place, "token_types": types, "layers": layers})
-            for layer in layers:
-                writer.add_scalar(f"experts/mean_k/{layer['layer']}", layer["mean_k"], place["global_step"])
+            row = {"kind": "experts", **place, "token_types": types, "layers": self.statistics.to_json()}
+            self.run.record(row)
+            for name, value in expert_scalars(row).items():
+                writer.add_scalar(name, value, global_step)
             self.statistics.reset()
+
+    def _edit_experts(self, counts: list[LayerStatistics]) -> None:
+        """Let experts go and come, and write down why. None after the last step: it would never be trained."""
+        if self.adaptive is None or self.step == self.stage.steps:
+            return
+        self.adaptive.record(self.step, counts)
+        for edit in self.adaptive.edit(self.step):
+            self.statistics.forget(edit.layer, edit.expert)
+            self.run.record({"kind": "expert_edit", **self._place, **asdict(edit)})
 
     def save(self) -> None:
         """Write a checkpoint of this very step, then remove old ones."""
         window = self.statistics.state_tensors()
+        if self.adaptive is not None:
+            window |= self.adaptive.state_tensors()
         tensors = {**optimizer_tensors(self.model, self.optimizers), **window, "rng.torch": torch.get_rng_state()}
         if torch.cuda.is_available():
             tensors["rng.cuda"] = torch.cuda.get_rng_state()
@@ -213,6 +240,8 @@ class StageRun:
         self._check_data(folder, state["checksums"])
         load_optimizers(self.model, self.optimizers, tensors)
         self.statistics.load_state_tensors(tensors)
+        if self.adaptive is not None:
+            self.adaptive.load_state_tensors(tensors)
         torch.set_rng_state(tensors["rng.torch"])
         if "rng.cuda" in tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors["rng.cuda"])

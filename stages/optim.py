@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+
+from timeexpert.moe import Gate, MoELayer
 
 from .config import PARTS, StageConfig
 
@@ -24,7 +27,7 @@ def freeze(model: nn.Module, stage: StageConfig) -> list[str]:
 
 
 def build_optimizers(model: nn.Module, stage: StageConfig) -> list[torch.optim.Optimizer]:
-    """AdamW over what trains; norms, biases and gates are not decayed.
+    """AdamW over what trains; norms, biases, gates and slots without an expert are not decayed.
 
     With ``optimizer: muon`` the decoder's matrices (attention, shared experts) go to torch's Muon instead, at
     ``matrix_lr`` (comparable to AdamW's: ``match_rms_adamw``). The experts are stacked in tensors of three
@@ -35,21 +38,38 @@ def build_optimizers(model: nn.Module, stage: StageConfig) -> list[torch.optim.O
     if stage.optimizer == "muon":
         matrices = [p for n, p in named if n.startswith("decoder.") and p.ndim == 2 and "gate.weight" not in n]
     gates = [p for n, p in named if ".gate." in n]
-    taken = {id(p) for p in (*matrices, *gates)}
+    slots = {
+        p: layer.gate for layer in model.modules() if isinstance(layer, MoELayer) for p in layer.experts.parameters()
+    }
+    experts = [p for _, p in named if p in slots]
+    taken = {id(p) for p in (*matrices, *gates, *experts)}
     rest = [p for _, p in named if id(p) not in taken]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in rest if p.ndim > 1], "weight_decay": stage.weight_decay, "peak": stage.lr},
         {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0, "peak": stage.lr},
         # a gate reads the direction of its rows, not their length: nothing to decay
         {"params": gates, "weight_decay": 0.0, "peak": stage.gate_lr or stage.lr},
+        {"params": experts, "weight_decay": 0.0, "active_decay": stage.weight_decay, "peak": stage.lr},
     ]
     groups = [group for group in groups if group["params"]]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=stage.lr, betas=(0.9, stage.beta2))]
+    optimizers[0].register_step_pre_hook(partial(_decay_active, slots))
     if matrices:
         peak = stage.matrix_lr or stage.lr
         muon: list[dict[str, Any]] = [{"params": matrices, "weight_decay": stage.weight_decay, "peak": peak}]
         optimizers.append(torch.optim.Muon(muon, lr=peak, momentum=0.95, adjust_lr_fn="match_rms_adamw"))
     return optimizers
+
+
+@torch.no_grad()
+def _decay_active(slots: dict[nn.Parameter, Gate], optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """AdamW's weight decay for stacked experts: a slot without an expert keeps its weights."""
+    for group in optimizer.param_groups:
+        for stacked in group["params"] if group.get("active_decay") else ():
+            if stacked.grad is None:  # AdamW leaves it alone as well
+                continue
+            kept = 1 - group["lr"] * group["active_decay"] * slots[stacked].active_experts.to(torch.float64)
+            stacked.mul_(kept.to(torch.float32)[:, None, None])
 
 
 def rate(stage: StageConfig, step: int) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from timeexpert.config import ConfigError
 from timeexpert.model import TimeExpert, TimeExpertConfig
 
 from .conftest import IDEFICS, Make, tiny_config
@@ -40,6 +41,38 @@ def test_a_bf16_model_keeps_history_and_thresholds_in_float32(make: Make, tmp_pa
     assert model(ids).logits.isfinite().all()
 
 
+LEARNED = {
+    "learn_scale": True,
+    "logit_scale": 5.0,
+    "alpha_warmup_steps": 10,
+    "adaptive": {"enabled": True, "noise": 0.5},
+}
+
+
+def test_a_learned_scale_a_warm_up_and_the_adaptive_settings_are_kept(make: Make, tmp_path: Path):
+    model = make(moe=LEARNED)
+    for gate in model.gates:
+        gate.after_step()
+        gate.log_scale.data += 0.25  # type: ignore[union-attr]
+    model.save_pretrained(tmp_path)
+    again = TimeExpert.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    for ours, theirs in zip(again.gates, model.gates, strict=True):
+        assert torch.equal(ours.scale, theirs.scale) and float(ours.alpha) == float(theirs.alpha) > 0  # type: ignore[arg-type]
+    assert again.config.moe_config == model.config.moe_config
+    assert again.config.moe_config.adaptive.noise == 0.5
+
+
+def test_a_warm_up_and_a_scale_start_anew_where_a_folder_has_none(make: Make, tmp_path: Path):
+    plain = make()
+    plain.gates[0].activation_rates.uniform_(0, 1)
+    plain.save_pretrained(tmp_path)
+    model = TimeExpert.from_pretrained(tmp_path, config=make(moe=LEARNED).config)
+    gate = model.gates[0]
+    assert float(gate.alpha) == 0.0 and gate.scale.item() == pytest.approx(5.0)  # type: ignore[union-attr]
+    assert torch.equal(gate.activation_rates, plain.gates[0].activation_rates)
+    assert torch.equal(gate.weight, plain.gates[0].weight) and gate.active_experts.all()
+
+
 def test_transformers_knows_a_model_folder(make: Make, tmp_path: Path):
     from transformers import AutoModel
 
@@ -61,7 +94,7 @@ def test_the_vocabulary_that_can_be_generated_has_27_ids_more_than_text():
 def test_impossible_configs_are_refused():
     with pytest.raises(ValueError, match=r"compressor \('slots'\) must be one of vision, projector, queries"):
         TimeExpertConfig(compressor="slots")
-    with pytest.raises(TypeError, match="unknown MoE setting 'experts'; known: .*num_experts"):
+    with pytest.raises(ConfigError, match="unknown key 'moe.experts'. Did you mean 'moe.num_experts'?"):
         _ = TimeExpertConfig(moe={"experts": 3}).moe_config
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.testing import assert_close
 from timeexpert.data.batch import VideoBatch
 from timeexpert.data.collate import Row, pad_rows
 from timeexpert.model import TimeExpert
+from timeexpert.moe import TokenRole
 from timeexpert.tokenization import EventCodec, TokenType
 from timeexpert.tokenization.text import SentencePieceText
 
@@ -132,36 +134,83 @@ def test_every_trained_parameter_gets_a_gradient(make: Make, rows: list[Row]):
     assert all(bool(grads[f"decoder.layers.{i}.moe.gate.threshold"].any()) for i in range(2))
 
 
-def test_recomputed_activations_change_neither_loss_nor_gradient_nor_statistics(make: Make, rows: list[Row]):
+HELD = {"threshold_update": "balance", "alpha_warmup_steps": 5, "learn_scale": True, "adaptive": {"enabled": True}}
+
+
+@pytest.mark.parametrize("moe", [{}, HELD], ids=["default", "held"])
+def test_recomputed_activations_change_neither_loss_nor_gradient_nor_statistics(
+    make: Make, rows: list[Row], moe: dict[str, Any]
+):
     results = []
     for recompute in (False, True):
-        model, batch = make().train(), as_batch(rows)
+        model, batch = make(moe=moe).train(), as_batch(rows)
         model.set_gradient_checkpointing(recompute)
         statistics = model.statistics()
         out = model.training_step(batch, total(model, [batch]))
         out.loss.backward()
         statistics.update(
-            out.routings, model.token_types(batch.input_ids).reshape(-1), batch.attention_mask.reshape(-1)
+            out.routings, model.token_types(batch.input_ids).reshape(-1), model.token_roles(batch).reshape(-1)
         )
-        assert statistics.window[0].tokens.sum() == batch.attention_mask.sum()
+        counts = statistics.fold()
+        assert counts[0].tokens.sum() == batch.attention_mask.sum()
         grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-        results.append((out.loss, grads, statistics.to_json()))
-    assert_close(results[1][0], results[0][0])
-    assert_close(results[1][1], results[0][1])
-    assert results[1][2] == results[0][2]
+        results.append((out.loss, grads, counts[0].tensors(), statistics.to_json(), dict(model.named_buffers())))
+    for ours, theirs in zip(results[1], results[0], strict=True):
+        assert_close(ours, theirs)
+
+
+def test_answers_are_the_tokens_with_labels(make: Make, rows: list[Row]):
+    model, batch = make(), as_batch(rows)
+    roles = model.token_roles(batch)
+    assert (roles == TokenRole.PADDING).equal(~batch.attention_mask)
+    answers = (roles == TokenRole.ANSWER).sum().item()
+    assert answers == sum(n for name, n in model.label_counts(batch).items() if name != "micro_steps")
+    kinds = model.token_types(batch.input_ids)[roles == TokenRole.ANSWER].unique().tolist()
+    assert kinds == [TokenType.TEXT, TokenType.SYNC, TokenType.TIME, TokenType.SCORE]
+
+
+def test_directions_are_summed_only_for_the_adaptive_process(make: Make, rows: list[Row]):
+    model, batch = make(moe={"adaptive": {"enabled": True}}), as_batch(rows)
+    for gate in model.gates:
+        gate.threshold.data.fill_(2.0)  # type: ignore[union-attr]  # nobody accepts anything
+    statistics = model.statistics()
+    routings = model.training_step(batch, total(model, [batch])).routings
+    statistics.update(routings, model.token_types(batch.input_ids).reshape(-1), model.token_roles(batch).reshape(-1))
+    counts = statistics.fold()[0]
+    answers = float((model.token_roles(batch) == TokenRole.ANSWER).sum())
+    assert counts.answers.tolist() == [answers, answers]
+    assert 0 < counts.directions[1].norm() < answers and counts.directions[0].norm() < counts.tokens.sum()
+    assert make().training_step(batch, total(model, [batch])).routings[0].directions_2D is None
+
+
+def mean_accepted(model: TimeExpert, batches: list[VideoBatch]) -> list[float]:
+    """Experts that accept a token on average, by layer."""
+    out = torch.zeros(2)
+    for batch in batches:
+        valid = batch.attention_mask.reshape(-1)
+        routings = model.training_step(batch, total(model, [batch])).routings
+        out += torch.stack([r.mask_TE[valid].sum() for r in routings])
+    return (out / sum(float(b.attention_mask.sum()) for b in batches)).tolist()
 
 
 def test_calibrated_gates_accept_top_k_experts_on_average(make: Make, rows: list[Row]):
     model, batch = make(moe={"num_experts": 8, "top_k": 2, "fallback": "skip"}), as_batch(rows)
-    valid = batch.attention_mask.reshape(-1)
-
-    def mean_k() -> list[float]:
-        routings = model.training_step(batch, total(model, [batch])).routings
-        return [r.mask_TE[valid].sum(1).float().mean().item() for r in routings]
-
-    assert min(mean_k()) > 3
+    assert min(mean_accepted(model, [batch])) > 3
     model.calibrate_gates(batch)
-    assert mean_k() == pytest.approx([2, 2], abs=0.1)
+    assert mean_accepted(model, [batch]) == pytest.approx([2, 2], abs=0.1)
+
+
+def test_gates_are_calibrated_on_several_batches_as_on_one(
+    make: Make, rows: list[Row], codec: EventCodec, text: SentencePieceText
+):
+    model = make(moe={"num_experts": 8, "top_k": 2, "fallback": "skip"})
+    packed = as_batch([row_of(codec, text, questions(), 4, 7)])  # three questions behind one video
+    batches = [as_batch(rows[:1]), packed, as_batch(rows[1:])]
+    assert packed.turns is not None and batches[0].turns is None
+    model.calibrate_gates(*batches)
+    assert mean_accepted(model, batches) == pytest.approx([2, 2], abs=0.05)
+    for batch in batches:  # but not on each of them
+        assert mean_accepted(model, [batch]) != pytest.approx([2, 2], abs=0.05)
 
 
 def test_bf16_autocast_trains(make: Make, rows: list[Row]):

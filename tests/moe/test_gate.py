@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from timeexpert.moe import Gate, MoEConfig, Routing
+from timeexpert.moe import Gate, MoEConfig, Routing, TokenRole
 
 TEXT, TIME = 0, 1
 
@@ -102,7 +102,7 @@ def test_history_of_the_tokens_own_type_lets_it_pass():
     x = torch.tensor([[1.0, 0.6], [1.0, 0.6]])  # cosines (0.86, 0.51), halved by 1 + alpha: below 0.5
     routing = gate(x, torch.tensor([TEXT, TIME]))
     assert routing.mask_TE.tolist() == [[False, False], [False, True]]  # (0.51 + 1) / 2 = 0.76
-    assert routing.flipped == pytest.approx(1 / 4)  # without its history that one pair would not pass
+    assert routing.flipped_T.tolist() == [0.0, 0.5]  # without its history that one pair would not pass
 
 
 def test_history_is_not_written_by_the_gate():
@@ -224,11 +224,96 @@ def test_the_gate_of_a_bf16_model_computes_in_float32():
         ({"rate_decay": 1.0}, r"rate_decay \(1.0\) must be in \[0, 1\)"),
         ({"alpha": -0.1}, r"alpha \(-0.1\) must be 0 or more"),
         ({"num_shared_experts": -1}, r"num_shared_experts \(-1\) must be 0 or more"),
+        ({"alpha_warmup_steps": -1}, r"alpha_warmup_steps \(-1\) must be 0 or more"),
+        ({"tracker_window": 0}, r"tracker_window \(0\) must be 1 or more"),
+        ({"logit_scale": 0.0}, r"logit_scale \(0.0\) must be positive"),
+        ({"logit_scale": 0.5, "learn_scale": True}, r"logit_scale \(0.5\) must be 1 to 100, where learn_scale keeps"),
+        ({"balance_loss": -1.0}, r"balance_loss \(-1.0\) must be 0 or more"),
+        ({"router": "topk", "learn_scale": True}, "learn_scale is for router topany; topk has no scale"),
+        ({"router": "topk", "threshold_update": "balance"}, "threshold_update is for router topany"),
     ],
 )
 def test_impossible_settings_are_refused(change: dict[str, float], message: str):
     with pytest.raises(ValueError, match=message):
         replace(MoEConfig(), **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fallback", ["least_utilised", "top1", "skip"])
+def test_at_inference_a_tokens_experts_depend_on_no_other_token(fallback: str):
+    gate = make_gate(MoEConfig(num_experts=6, top_k=2, alpha=0.5, fallback=fallback)).eval()  # type: ignore[arg-type]
+    gate.threshold.data.fill_(0.3)  # type: ignore[union-attr]
+    gate.activation_rates.uniform_(0, 1)
+    x, types = torch.randn(40, 8), torch.randint(0, 2, (40,))
+    together = gate(x, types)
+    assert together.fallback_T.any()
+    for order in (range(40), reversed(range(40))):  # one request after the other, either way round
+        for t in order:
+            assert torch.equal(gate(x[t : t + 1], types[t : t + 1]).mask_TE[0], together.mask_TE[t])
+
+
+def test_alpha_grows_from_zero_over_its_warm_up():
+    gate = make_gate(MoEConfig(num_experts=4, top_k=2, alpha=0.4, alpha_warmup_steps=4))
+    alphas = []
+    for _ in range(6):
+        alphas.append(float(gate.alpha))
+        gate.after_step()
+    assert alphas == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.4])
+    again = make_gate(gate.config)
+    again.load_state_dict(gate.state_dict())
+    assert float(again.alpha) == pytest.approx(0.4)
+    assert "trained_steps" not in make_gate(MoEConfig(num_experts=4, top_k=2, alpha=0.4)).state_dict()
+
+
+def test_alpha_in_its_warm_up_is_what_routes():
+    x, types = torch.randn(50, 8), torch.randint(0, 2, (50,))
+    warm = make_gate(MoEConfig(num_experts=4, top_k=2, alpha=0.4, alpha_warmup_steps=4))
+    plain = make_gate(MoEConfig(num_experts=4, top_k=2, alpha=0.1))  # a quarter of the way
+    plain.activation_rates.uniform_(0, 1)
+    warm.activation_rates.copy_(plain.activation_rates)
+    assert torch.equal(warm(x, types).score_TE, warm.scores(x))  # no history yet
+    warm.after_step()
+    assert_close(warm(x, types).score_TE, plain(x, types).score_TE)
+
+
+def test_a_learned_scale_starts_as_the_fixed_one_and_stays_between_1_and_100():
+    x, types = torch.randn(50, 8), torch.zeros(50, dtype=torch.long)
+    fixed = make_gate(MoEConfig(num_experts=4, top_k=2, logit_scale=5.0))
+    learned = make_gate(MoEConfig(num_experts=4, top_k=2, logit_scale=5.0, learn_scale=True))
+    assert_close(learned(x, types).score_TE, fixed(x, types).score_TE)
+    assert learned.log_scale is not None
+    learned(x, types).gate_TE.sum().backward()
+    assert learned.log_scale.grad is not None and learned.log_scale.grad.any()
+    for step, bound in ((100.0, 100.0), (-100.0, 1.0)):
+        learned.log_scale.data += step
+        learned.after_step()
+        assert learned.scale.item() == pytest.approx(bound)
+
+
+@pytest.mark.parametrize("learn", [False, True])
+def test_large_scores_pass_although_their_sigmoids_are_equal(learn: bool):
+    gate = two_axes(logit_scale=100.0, learn_scale=learn)
+    gate.threshold.data.fill_(30.0)  # type: ignore[union-attr]  # sigmoid(30) is 1 in float32, as sigmoid(100) is
+    routing = gate(torch.tensor([[1.0, 0.1]]), torch.zeros(1, dtype=torch.long))
+    assert routing.mask_TE.tolist() == [[True, False]]  # 99.5 and 9.95 against 30
+
+
+def test_calibrated_thresholds_are_the_quantiles_of_each_expert():
+    gate = make_gate(MoEConfig(num_experts=4, top_k=1, alpha=0.0))
+    x = torch.randn(400, 8)
+    gate.calibrate(x, torch.zeros(400, dtype=torch.long))
+    assert gate.threshold is not None
+    assert torch.equal(gate.threshold.data, torch.quantile(gate.scores(x), 0.75, dim=0))
+
+
+def test_directions_are_summed_over_tokens_and_over_unassigned_tokens_of_answers():
+    gate = two_axes()
+    x = torch.tensor([[2.0, 0.0], [-3.0, 0.0], [0.0, -5.0], [-7.0, 0.0], [-1.0, 0.0]])  # the first is accepted
+    roles = torch.tensor([TokenRole.ANSWER, TokenRole.ANSWER, TokenRole.CONTEXT, TokenRole.ANSWER, TokenRole.PADDING])
+    types = torch.zeros(5, dtype=torch.long)
+    assert gate(x, types).directions_2D is None
+    directions = gate(x, types, roles).directions_2D
+    assert directions is not None
+    assert_close(directions, torch.tensor([[1.0 - 1 + 0 - 1, -1.0], [-2.0, 0.0]]))
 
 
 def test_scores_do_not_depend_on_the_length_of_a_token():

@@ -99,6 +99,39 @@ def test_a_run_killed_in_the_middle_of_a_stage_ends_as_if_it_had_not_been(
     assert list((run / "checkpoints").iterdir()) == []
 
 
+# Everything of the gate that has a state of its own, and edits after every second step.
+CHANGING: dict[str, Any] = {
+    "max_experts": 5,
+    "top_k": 1,
+    "logit_scale": 5.0,
+    "learn_scale": True,
+    "alpha_warmup_steps": 6,
+    "tracker": "window",
+    "tracker_window": 5,
+    "threshold_update": "mean_k",
+    "fallback": "skip",
+    "adaptive": {"enabled": True, "update_every": 2, "tau_min": 0.25, "min_active": 2, "add_share": 0.1},
+}
+
+
+def test_a_run_killed_between_two_edits_of_its_experts_ends_as_if_it_had_not_been(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    tree = config_tree(tiny_data)
+    changes = {"model": {**tree["model"], "moe": {**tree["model"]["moe"], **CHANGING}}}
+    unbroken, run = tmp_path / "unbroken", tmp_path / "run"
+    train(run_config(tiny_data, **changes), unbroken)
+    edits = [r for r in rows(unbroken / "metrics.jsonl", "expert_edit") if r["stage"] == "sft"]
+    assert {(r["step"], r["action"]) for r in edits} >= {(2, "remove"), (2, "add"), (4, "remove"), (4, "add")}
+    # checkpoints are written after steps 3 and 6: the one of step 3 holds an edit and an open record
+    process = start_gated(write_config(tiny_data, tmp_path / "tiny.yaml", **changes), run, "sft", 5)
+    process.kill()
+    process.wait()
+    assert any(r["step"] == 4 for r in rows(run / "metrics.jsonl", "expert_edit"))  # is made again
+    train(run_config(tiny_data, **changes), run)
+    assert_same_run(run, unbroken)
+
+
 def test_a_run_killed_between_stages_goes_on_from_the_finished_model(
     tiny_data: Path, tiny_run: Path, tmp_path: Path
 ) -> None:

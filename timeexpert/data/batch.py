@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -45,3 +47,29 @@ class VideoBatch:
         seen, asking = self.turns[:, None, None, :], self.turns[:, None, :, None]
         # padding (-1) sees padding, so that no row of the mask is empty
         return causal & ((seen == 0) | (seen == asking))
+
+
+def join_batches(batches: Sequence[VideoBatch], pad_id: int) -> VideoBatch:
+    """The rows of several batches in one, padded to the longest; every row attends as it did in its own batch."""
+    if len(batches) == 1:
+        return batches[0]
+    size = max(batch.input_ids.shape[1] for batch in batches)
+
+    def join(tensors: list[Tensor], fill: int) -> Tensor:
+        return torch.cat([F.pad(t, (0, size - t.shape[1]), value=fill) for t in tensors])
+
+    packed = any(b.turns is not None for b in batches)
+    # a row without turns is one question behind its video, which sees all that comes before
+    turns = [b.attention_mask.long() - 1 if b.turns is None else b.turns for b in batches]
+    counted = [torch.arange(b.input_ids.shape[1], device=b.input_ids.device).expand_as(b.input_ids) for b in batches]
+    given = [c if b.position_ids is None else b.position_ids for b, c in zip(batches, counted, strict=True)]
+    return VideoBatch(
+        input_ids=join([b.input_ids for b in batches], pad_id),
+        attention_mask=join([b.attention_mask for b in batches], False),
+        labels=join([b.labels for b in batches], -100),
+        pixel_values=torch.cat([b.pixel_values for b in batches]),
+        position_ids=join(given, 0) if packed else None,
+        turns=join(turns, -1) if packed else None,
+        sample_ids=tuple(i for b in batches for i in b.sample_ids),
+        dropped=tuple(d for b in batches for d in b.dropped),
+    )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 from transformers import AriaTextConfig, AutoConfig, PretrainedConfig
 
+from timeexpert.config import from_tree
 from timeexpert.moe import MoEConfig
 from timeexpert.tokenization import IdSpace, NumberFormat
 
@@ -76,12 +76,8 @@ class TimeExpertConfig(PretrainedConfig):
 
     @property
     def moe_config(self) -> MoEConfig:
-        """The MoE settings as a dataclass; unknown names raise ``TypeError``."""
-        known = {f.name for f in fields(MoEConfig)}
-        unknown = sorted(set(self.moe) - known)
-        if unknown:
-            raise TypeError(f"unknown MoE setting {unknown[0]!r}; known: {', '.join(sorted(known))}.")
-        return MoEConfig(**self.moe)
+        """The MoE settings as a dataclass. Raises ``ConfigError`` for unknown names and impossible values."""
+        return from_tree(MoEConfig, self.moe, "moe")
 
     @property
     def time_format(self) -> NumberFormat:

@@ -29,6 +29,7 @@ class MoEDecoderLayer(nn.Module):
         position_embeddings: tuple[Tensor, Tensor],
         mask: Tensor | None,
         cache: Cache | None,
+        roles: Tensor | None,
     ) -> tuple[Tensor, Routing]:
         """x (B, S, D), types (B, S) int64 -> (B, S, D) and the layer's routing."""
         attended, _ = self.self_attn(
@@ -38,7 +39,7 @@ class MoEDecoderLayer(nn.Module):
             position_embeddings=position_embeddings,
         )
         x = x + attended
-        y, routing = self.moe(self.post_attention_layernorm(x), types)
+        y, routing = self.moe(self.post_attention_layernorm(x), types, roles)
         return x + y, routing
 
 
@@ -62,11 +63,12 @@ class MoEDecoder(nn.Module):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: Cache | None = None,
+        roles: Tensor | None = None,
     ) -> tuple[Tensor, list[Routing]]:
         """embeds (B, S, D), types (B, S) -> hidden (B, S, D), routings.
 
         ``attention_mask``: (B, past + S) true where there is a token, or (B, 1, S, S) true where one token may
-        see another (several questions packed behind one video).
+        see another (several questions packed behind one video). ``roles`` (B, S): see ``timeexpert.moe.TokenRole``.
         """
         if position_ids is None:
             past = cache.get_seq_length() if cache is not None else 0
@@ -90,8 +92,8 @@ class MoEDecoder(nn.Module):
         x, routings = embeds, []
         for layer in self.layers:
             if self.gradient_checkpointing and self.training:
-                x, routing = checkpoint(layer, x, types, rotary, mask, cache, use_reentrant=False)
+                x, routing = checkpoint(layer, x, types, rotary, mask, cache, roles, use_reentrant=False)
             else:
-                x, routing = layer(x, types, rotary, mask, cache)
+                x, routing = layer(x, types, rotary, mask, cache, roles)
             routings.append(routing)
         return self.norm(x), routings

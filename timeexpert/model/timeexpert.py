@@ -6,6 +6,7 @@ work as for any other model. B rows, S tokens, N frames, D model dim.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -16,8 +17,8 @@ from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.aria.modeling_aria import AriaProjector
 
-from timeexpert.data.batch import VideoBatch
-from timeexpert.moe import Experts, ExpertStatistics, Gate, task_dependent_loss, z_loss
+from timeexpert.data.batch import VideoBatch, join_batches
+from timeexpert.moe import Experts, ExpertStatistics, Gate, MoELayer, TokenRole, auxiliary_losses
 from timeexpert.tokenization import TokenType
 
 from .compressor import SlotCompressor
@@ -42,7 +43,7 @@ class TimeExpert(PreTrainedModel, GenerationMixin):
     _supports_attention_backend = True
     _no_split_modules = ["MoEDecoderLayer"]
     # bf16 steps are coarser than a rate's moving average moves
-    _keep_in_fp32_modules_strict = ["threshold", "activation_rates"]
+    _keep_in_fp32_modules_strict = ["threshold", "activation_rates", "log_scale"]
 
     def __init__(self, config: TimeExpertConfig) -> None:
         super().__init__(config)
@@ -70,6 +71,10 @@ class TimeExpert(PreTrainedModel, GenerationMixin):
             init.zeros_(module.activation_rates)
             if module.threshold is not None:
                 init.zeros_(module.threshold)
+            if module.log_scale is not None:
+                init.constant_(module.log_scale, math.log(module.config.logit_scale))
+            if module.trained_steps is not None:
+                init.zeros_(module.trained_steps)
         elif isinstance(module, AriaProjector):
             init.trunc_normal_(module.query, std=std)
 
@@ -84,13 +89,22 @@ class TimeExpert(PreTrainedModel, GenerationMixin):
         return None  # three heads: nothing that tools may tie or resize
 
     @property
+    def moe_layers(self) -> list[MoELayer]:
+        """The MoE layer of each decoder layer."""
+        return [layer.moe for layer in self.decoder.layers]  # type: ignore[misc]
+
+    @property
     def gates(self) -> list[Gate]:
         """The gate of each decoder layer."""
-        return [layer.moe.gate for layer in self.decoder.layers]  # type: ignore[union-attr, misc]
+        return [layer.gate for layer in self.moe_layers]
 
     def token_types(self, input_ids: Tensor) -> Tensor:
         """(B, S) int64: the :class:`TokenType` of each id."""
         return torch.stack([input_ids >= start for start in self.ids.starts[1:]]).sum(0)
+
+    def token_roles(self, batch: VideoBatch) -> Tensor:
+        """(B, S) int64: the :class:`TokenRole` of each token of a batch."""
+        return torch.where(batch.labels >= 0, TokenRole.ANSWER, batch.attention_mask.long())
 
     def embed(self, input_ids: Tensor, pixel_values: Tensor | None) -> Tensor:
         """Token embeddings with each frame's visual tokens in place of its placeholders: (B, S, D)."""
@@ -161,24 +175,21 @@ class TimeExpert(PreTrainedModel, GenerationMixin):
         return {**counts, "micro_steps": 1.0}
 
     def training_step(self, batch: VideoBatch, counts: dict[str, float]) -> ModelOutput:
-        """Sum of three per-stream mean cross-entropies, z-loss and task-dependent loss (FACTS A4, A7).
+        """Sum of three per-stream mean cross-entropies and the gates' losses (FACTS A4, A7).
 
         Each stream's sum is divided by ``counts[stream]``, its number of labels over the whole optimizer step,
-        so that accumulation gives the gradient of one large batch; a stream without labels adds nothing.
+        so that accumulation gives the gradient of one large batch; a stream without labels adds nothing. The gates'
+        losses are means over a micro-batch's tokens, divided by the number of micro-batches.
         """
         types = self.token_types(batch.input_ids)
         embeds = self.embed(batch.input_ids, batch.pixel_values)
-        hidden, routings = self.decoder(embeds, types, batch.decoder_mask, batch.position_ids)
+        roles = self.token_roles(batch) if self.gates[0].config.adaptive.enabled else None
+        hidden, routings = self.decoder(embeds, types, batch.decoder_mask, batch.position_ids, roles=roles)
         target = batch.labels[:, 1:]
         picked = hidden[:, :-1][target >= 0]
         losses = self._stream_losses(picked, target[target >= 0], counts)
-        moe, valid = self.config.moe_config, batch.attention_mask.reshape(-1)
-        share = 1.0 / max(1.0, counts["micro_steps"])
-        losses["z"] = share * moe.z_loss * torch.stack([z_loss(r, valid) for r in routings]).sum()
-        if moe.router == "topany":
-            flat = types.reshape(-1)
-            terms = [task_dependent_loss(g, r, flat, moe, valid) for g, r in zip(self.gates, routings, strict=True)]
-            losses["task"] = share * torch.stack(terms).sum()
+        share, valid = 1.0 / max(1.0, counts["micro_steps"]), batch.attention_mask.reshape(-1)
+        losses |= auxiliary_losses(self.gates, routings, types.reshape(-1), valid, share)
         return ModelOutput(torch.stack(list(losses.values())).sum(), losses, routings)
 
     def _stream_losses(self, hidden: Tensor, target: Tensor, counts: dict[str, float]) -> dict[str, Tensor]:
@@ -198,18 +209,22 @@ class TimeExpert(PreTrainedModel, GenerationMixin):
         return ExpertStatistics(self.gates)
 
     @torch.no_grad()
-    def calibrate_gates(self, batch: VideoBatch) -> None:
-        """Set every layer's thresholds on one batch, first layer first, so that mean k is the wanted one."""
+    def calibrate_gates(self, *batches: VideoBatch) -> None:
+        """Set every layer's thresholds on ``batches``, first layer first, so that mean k is the wanted one.
+
+        The batches go through the decoder as one, so that each layer sees what calibrated layers below give it.
+        """
+        batch = join_batches(batches, self.config.text_config.pad_token_id)
         types = self.token_types(batch.input_ids)
         embeds = self.embed(batch.input_ids, batch.pixel_values)
         valid = batch.attention_mask.bool()
         handles = []
-        for layer in self.decoder.layers:
+        for layer in self.moe_layers:
 
             def hook(module: nn.Module, args: tuple[Tensor, Tensor]) -> None:
                 module.gate.calibrate(args[0][valid], args[1][valid])  # type: ignore[operator, union-attr]
 
-            handles.append(layer.moe.register_forward_pre_hook(hook))  # type: ignore[union-attr]
+            handles.append(layer.register_forward_pre_hook(hook))
         try:
             self.decoder(embeds, types, batch.decoder_mask, batch.position_ids)
         finally:

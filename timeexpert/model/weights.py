@@ -249,8 +249,9 @@ def _skeleton(config: TimeExpertConfig, dtype: torch.dtype, initialise: bool) ->
     model.to(dtype)
     for gate in model.gates:  # bf16 would round steps of 1% of a rate away
         gate.activation_rates = gate.activation_rates.float()
-        if gate.threshold is not None:
-            gate.threshold.data = gate.threshold.data.float()
+        for parameter in (gate.threshold, gate.log_scale):
+            if parameter is not None:
+                parameter.data = parameter.data.float()
     model.config.dtype = dtype
     return model
 
