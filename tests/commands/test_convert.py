@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AriaConfig, AriaForConditionalGeneration
 
 from tests.data.media import write_video
+from timeexpert.checkpoint import write_folder
 from timeexpert.cli import main
 from timeexpert.config import ConfigError, load
 from timeexpert.predict import Predictor
@@ -156,6 +157,35 @@ def test_a_run_starts_from_a_converted_folder(aria: Path, small: Path, tmp_path:
         build_model(other, text)
 
 
+def test_a_run_is_made_compact_and_answers_as_before(
+    tiny_data: Path, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    model = Predictor.load(tiny_run, device="cpu").model
+    loose, out = tmp_path / "loose", tmp_path / "out"
+    source = tiny_run / "models" / "sft"
+
+    def fill(folder: Path) -> None:
+        for gate in model.gates:  # as the adaptive process would leave them: the first expert is gone
+            gate.active_experts[0] = False
+        model.save_pretrained(folder)
+        for path in source.iterdir():
+            if path.name not in ("model.safetensors", "manifest.json"):
+                (folder / path.name).write_bytes(path.read_bytes())
+
+    write_folder(loose, fill)
+    capsys.readouterr()
+    assert convert(loose, "--compact", "-o", out, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["left_out"] == ["layer 0: 1 empty slots", "layer 1: 1 empty slots"]
+    video = next((tiny_data / "held_out.raw" / "media").glob("*.mp4"))
+    answers = [Predictor.load(folder, device="cpu").ask(video, "What happens, and when?") for folder in (loose, out)]
+    assert answers[0] == answers[1]
+    state = load_file(out / "model.safetensors")
+    assert state["decoder.layers.0.moe.experts.down_proj"].shape[0] == 2
+    assert convert(out, "--compact", "-o", tmp_path / "again") == 0
+    assert "left out: 0 tensors" in capsys.readouterr().out  # nothing is empty any more
+
+
 def test_mistakes_are_answered_in_one_line(aria: Path, small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     def told(*arguments: object) -> str:
         assert convert(*arguments) == 2
@@ -168,4 +198,6 @@ def test_mistakes_are_answered_in_one_line(aria: Path, small: Path, tmp_path: Pa
     assert not (tmp_path / "out").exists()
     assert "exists already. Give a new folder" in told(aria, "-o", aria)
     assert "neither a model folder" in told(aria, *out, "--to-aria")
+    assert "with --compact there is nothing to set" in told(aria, "model.moe.alpha=1", *out, "--compact")
+    assert "--compact leaves the weights as they are stored" in told(aria, *out, "--compact", "--dtype", "float32")
     assert "with --to-aria there is nothing to set" in told(aria, "model.moe.alpha=1", *out, "--to-aria")

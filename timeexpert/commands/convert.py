@@ -1,4 +1,7 @@
-"""``timeexpert convert ARIA -o OUT``: ARIA's weights become a model folder to train from, and back."""
+"""``timeexpert convert ARIA -o OUT``: ARIA's weights become a model folder to train from, and back.
+
+``--compact`` makes a smaller folder of a model of ours: without the slots that hold no expert.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,21 @@ if TYPE_CHECKING:
     from timeexpert.model import TimeExpert
     from timeexpert.tokenization.text import TextTokenizer
 
-HELP = "make a model folder from ARIA's published weights (a local folder of safetensors), or ARIA from a model"
+HELP = "make a model folder from ARIA's published weights (a local folder), ARIA from a model, or a model compact"
 SHARD_BYTES = 5 * 10**9
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``timeexpert convert``."""
     parser.add_argument(
-        "source", type=Path, metavar="FOLDER", help="ARIA's folder; with --to-aria a run or model folder"
+        "source", type=Path, metavar="FOLDER", help="ARIA's folder; with --to-aria or --compact a run or model folder"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as model.moe.alpha=0.02")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder to write")
     parser.add_argument("--config", default="aria", help="config whose `model` shapes the weights (default: aria)")
-    parser.add_argument("--to-aria", action="store_true", help="write ARIA's tensors from a model of ours")
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--to-aria", action="store_true", help="write ARIA's tensors from a model of ours")
+    way.add_argument("--compact", action="store_true", help="drop the empty expert slots of a model of ours")
     parser.add_argument(
         "--spelling",
         choices=("released", "transformers"),
@@ -43,9 +48,12 @@ def run(args: argparse.Namespace) -> int:
     disable_progress_bar()
     if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
         raise UserError(f"{args.output}: exists already. Give a new folder with -o, or remove it.")
-    if args.to_aria and args.overrides:
-        raise UserError(f"{args.overrides[0]}: settings shape a model of ours; with --to-aria there is nothing to set.")
-    row = to_aria_folder(args) if args.to_aria else from_aria_folder(args)
+    if (args.to_aria or args.compact) and args.overrides:
+        way = "--to-aria" if args.to_aria else "--compact"
+        raise UserError(f"{args.overrides[0]}: settings shape a model of ours; with {way} there is nothing to set.")
+    if args.compact and args.dtype:
+        raise UserError(f"--dtype {args.dtype}: --compact leaves the weights as they are stored. Leave --dtype out.")
+    row = (to_aria_folder if args.to_aria else compact_folder if args.compact else from_aria_folder)(args)
     if args.json:
         print(json.dumps(row))
     else:
@@ -109,6 +117,38 @@ def to_aria_folder(args: argparse.Namespace) -> dict[str, Any]:
     write_folder(args.output, fill)
     names = {"loaded": list(state), "new": [], "left_out": left_out(model)}
     return {"folder": str(args.output), **names, **_size(model)}
+
+
+def compact_folder(args: argparse.Namespace) -> dict[str, Any]:
+    """A model folder of ours without empty expert slots; it answers as before."""
+    import shutil
+
+    from timeexpert.checkpoint import verify, write_folder
+    from timeexpert.model.compact import compact
+    from timeexpert.predict import INFERENCE, load_model, resolve_model
+    from timeexpert.tokenization.text import load_text
+
+    source = resolve_model(args.source)
+    verify(source)
+    model, text = load_model(source), load_text(source)
+    small = compact(model)
+
+    def fill(folder: Path) -> None:
+        small.save_pretrained(folder)
+        text.save(folder)
+        shutil.copyfile(source / INFERENCE, folder / INFERENCE)
+
+    write_folder(args.output, fill)
+    empty = [sum(not on for on in gate.active_experts.tolist()) for gate in model.gates]
+    left = [sum(not on for on in gate.active_experts.tolist()) for gate in small.gates]
+    dropped = [f"layer {i}: {a - b} empty slots" for i, (a, b) in enumerate(zip(empty, left, strict=True)) if a > b]
+    return {
+        "folder": str(args.output),
+        "loaded": list(small.state_dict()),
+        "new": [],
+        "left_out": dropped,
+        **_size(small),
+    }
 
 
 def _tokenizer(folder: Path, prompt_format: str) -> TextTokenizer:
