@@ -24,7 +24,7 @@ def test_tables_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     said = capsys.readouterr().out
     assert "Experts of run: stage sft, step 180" in said and "7 / 8" in said
     assert "dead: 0 of a fair share, since step 0" in said
-    assert "2.10  1.0 %" in said  # mean k of a type, and its tokens without expert
+    assert "2.10, 1.0 %" in said  # mean k of a type, and its tokens without expert
     assert "k = 6" in said and "65.0 %" in said
     assert "1 times add, 1 times remove" in said and "4.1 % of tokens reached no expert" in said
     assert f"wrote {tmp_path / 'out.html'}" in said

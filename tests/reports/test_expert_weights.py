@@ -141,6 +141,16 @@ def test_the_newest_model_of_a_run_or_of_a_stage_is_found(tmp_path):
     assert read_weights(folder).global_step == 14
 
 
+def test_weights_that_are_not_finite_are_named(tmp_path):
+    tensors = expert_tensors(2, 3)
+    tensors["decoder.layers.1.moe.experts.down_proj"][2, 0, 0] = float("nan")
+    folder = write_model(tmp_path, tensors)
+    with pytest.raises(
+        ReportError, match=r"layers.1.moe.experts.gate_up_proj.* of expert 2 holds numbers that are not"
+    ):
+        read_weights(folder)
+
+
 def test_damaged_and_foreign_model_folders_are_refused_by_file_and_field(tmp_path):
     folder = write_model(tmp_path, expert_tensors(2, 2))
     config = json.loads((folder / "config.json").read_text())

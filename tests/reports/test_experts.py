@@ -21,6 +21,11 @@ def test_utilization_is_1_for_a_fair_share_and_0_for_a_dead_expert():
     assert layer.dead == [3]
 
 
+def test_an_expert_is_dead_below_a_hundredth_of_its_fair_share():
+    assert use([0.0049, 0.9951]).dead == [0]
+    assert use([0.005, 0.995]).dead == []
+
+
 def test_a_free_slot_is_neither_used_nor_dead():
     layer = use([0.5, 0.5, 0.0], [True, True, False])
     assert layer.utilization == [1.0, 1.0, None]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -33,8 +35,12 @@ def test_a_mark_stands_at_its_expert_and_at_the_first_record_that_knows_of_it():
     svg = history_map("Load", [[1.0] * 3, [1.0] * 3], STEPS, full=1.0, alt="a", marks=marks)
     assert svg.count('class="mark added"') == 1 and svg.count('class="mark removed"') == 1
     assert "added &lt;x&gt;" in svg
-    x_added, x_removed = (float(part.split('d="M')[1].split()[0]) for part in svg.split('class="mark ')[1:])
-    assert x_added < x_removed  # columns of steps 20 and 30
+    paths = {
+        kind: tuple(map(float, (x, tip, base)))
+        for kind, x, tip, base in re.findall(r'class="mark (\w+)" d="M(\S+) (\S+)L\S+ (\S+)H', svg)
+    }
+    assert paths["added"][0] < paths["removed"][0]  # columns of steps 20 and 30
+    assert paths["added"][1] < paths["added"][2] and paths["removed"][1] > paths["removed"][2]  # up, down
 
 
 def test_many_records_keep_their_labels_apart_and_the_last_one_labelled():

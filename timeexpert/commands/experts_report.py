@@ -89,41 +89,22 @@ def _table(title: str, columns: dict[str, Any]) -> Table:
 
 
 def _layers(last: Snapshot) -> Table:
-    from rich.text import Text
+    from timeexpert.reports.expert_findings import LAYER_COLUMNS, layer_rows
 
-    from timeexpert.reports.terminal import figure, percent
-
-    left = {"dead": "left"}
-    names = ("layer", "active", "dead", "mean k", "fallback", "flipped", "evenness", "load")
-    table = _table("Layers (a load of 1 is a fair share)", {name: left.get(name, "right") for name in names})
-    for layer in last.layers:
-        used = [u for u in layer.utilization if u is not None]
-        dead = ", ".join(map(str, layer.dead))
-        table.add_row(
-            str(layer.layer),
-            f"{sum(layer.active)} / {len(layer.active)}",
-            Text(dead, style="bold red") if dead else Text("none", style="dim"),
-            figure(layer.mean_k),
-            percent(layer.fallback),
-            percent(layer.flipped, 2),
-            f"{layer.entropy:.3f}",
-            f"{min(used, default=0):.2f}-{max(used, default=0):.2f}",
-        )
+    columns = {name: "left" if name == "dead" else "right" for name in LAYER_COLUMNS}
+    table = _table("Layers (a load of 1 is a fair share)", columns)
+    for row in layer_rows(last):
+        table.add_row(*row)
     return table
 
 
 def _types(last: Snapshot) -> Table:
-    from timeexpert.reports.terminal import figure, percent
+    from timeexpert.reports.expert_findings import type_rows
 
-    has_fallback = any(layer.fallback_by_type for layer in last.layers)
-    title = "Mean k by token type" + (", and share of tokens without expert" if has_fallback else "")
+    title, rows = type_rows(last)
     table = _table(title, {"layer": "right"} | dict.fromkeys(last.seen_types, "right"))
-    for layer in last.layers:
-        cells = []
-        for token_type in last.seen_types:
-            lost = percent(layer.fallback_by_type.get(token_type))
-            cells.append(figure(layer.mean_k_of(token_type)) + (f"  {lost}" if has_fallback else ""))
-        table.add_row(str(layer.layer), *cells)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

@@ -35,7 +35,11 @@ def line_chart(title: str, series: Mapping[str, Points], *, x_label: str = "step
     def py(y: float) -> float:
         return top + (y1 - y) / (y1 - y0) * (height - top - bottom)
 
-    parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">']
+    ends = [
+        f"{name} {seen[-1]:.4g}" for name, points in lines.items() if (seen := [y for _, y in points if y is not None])
+    ]
+    words = f"{title}. Last values: {', '.join(ends)}."
+    parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(words)}">']
     for y in _ticks(y0, y1, 5):
         parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{py(y):.1f}" y2="{py(y):.1f}"/>')
         parts.append(f'<text class="tick" x="{left - 6}" y="{py(y) + 3.5:.1f}" text-anchor="end">{y:.4g}</text>')
@@ -65,11 +69,12 @@ def heat_map(
     values: Sequence[Sequence[float | None]],
     *,
     full: float,
+    alt: str,
     mark_below: float = 0.0,
     column: str = "expert",
 ) -> str:
     """A grid of cells, strongest at ``full`` and above; ``None`` is drawn as an empty slot and values under
-    ``mark_below`` are outlined. Each cell says its value."""
+    ``mark_below`` are outlined. Each cell says its value; ``alt`` says in words what is to be seen."""
     columns = max((len(row) for row in values), default=0)
     if not columns:
         return (
@@ -79,7 +84,8 @@ def heat_map(
     left = 8 + 7 * max(len(row) for row in rows)
     width, height = left + columns * cell + 4, len(rows) * cell + 20
     parts = [
-        f'<svg viewBox="0 0 {width} {height}" style="max-width:{width}px" role="img" aria-label="{escape(title)}">'
+        f'<svg viewBox="0 0 {width} {height}" style="max-width:{width}px" role="img" '
+        f'aria-label="{escape(title)}. {escape(alt)}">'
     ]
     for r, (name, row) in enumerate(zip(rows, values, strict=True)):
         y = r * cell

@@ -5,7 +5,43 @@ from __future__ import annotations
 from .expert_weights import ExpertWeights
 from .experts import ExpertReport, LayerUse, Snapshot
 
+LAYER_COLUMNS = ("layer", "active", "dead", "mean k", "fallback", "flipped", "evenness", "load")
 COST_COLUMNS = ("", "k", "expert bytes", "saved", "expert FLOPs", "saved", "decoder FLOPs", "saved")
+
+
+def layer_rows(last: Snapshot) -> list[list[str]]:
+    """One row per layer for LAYER_COLUMNS: mean k is experts per token, fallback the share of tokens without expert,
+    flipped the share of decisions changed by history, load from the least to the most used expert (1 is fair)."""
+    rows = []
+    for layer in last.layers:
+        used = [u for u in layer.utilization if u is not None]
+        rows.append(
+            [
+                str(layer.layer),
+                f"{sum(layer.active)} / {len(layer.active)}",
+                ", ".join(map(str, layer.dead)) or "none",
+                figure(layer.mean_k),
+                percent(layer.fallback),
+                percent(layer.flipped, 2),
+                f"{layer.entropy:.3f}",
+                f"{min(used, default=0):.2f}\u2013{max(used, default=0):.2f}",
+            ]
+        )
+    return rows
+
+
+def type_rows(last: Snapshot) -> tuple[str, list[list[str]]]:
+    """Title and rows (layer, then a cell per token type that was seen) of mean k, with fallback where records say."""
+    has_fallback = any(layer.fallback_by_type for layer in last.layers)
+    title = "Mean k by token type" + (", and share of tokens without expert" if has_fallback else "")
+    rows = []
+    for layer in last.layers:
+        cells = [figure(layer.mean_k_of(t)) for t in last.seen_types]
+        if has_fallback:
+            lost = [percent(layer.fallback_by_type.get(t)) for t in last.seen_types]
+            cells = [f"{k}, {share}" for k, share in zip(cells, lost, strict=True)]
+        rows.append([str(layer.layer), *cells])
+    return title, rows
 
 
 def findings(report: ExpertReport, weights: ExpertWeights | None) -> list[list[str]]:
@@ -59,6 +95,16 @@ def cost_rows(last: Snapshot, weights: ExpertWeights) -> list[list[str]]:
             cells += [large(full), saved]
         rows.append(cells)
     return rows
+
+
+def figure(value: float | None) -> str:
+    """Two decimals, a dash for ``None``."""
+    return "\u2013" if value is None else f"{value:.2f}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share as ``12.3 %``, a dash for ``None``."""
+    return "\u2013" if value is None else f"{100 * value:.{digits}f} %"
 
 
 def large(value: float) -> str:

@@ -285,5 +285,11 @@ class _Tensors:
         first, *others = (part @ part.t() for name in names for part in self._parts(name))
         dots = sum(others, start=first)
         norm = dots.diagonal().sqrt()
+        if not norm.isfinite().all():
+            lost = (~norm.isfinite()).nonzero()[:, 0].tolist()
+            raise ReportError(
+                f"{self.folder}: {names[0]} of expert {', '.join(map(str, lost))} holds numbers that are not finite: "
+                "the training diverged. Use an earlier checkpoint."
+            )
         scale = (norm[:, None] * norm[None, :]).clamp(min=1e-30)
         return (dots / scale).clamp(-1.0, 1.0).numpy()

@@ -7,13 +7,18 @@ from html import escape
 
 from . import charts, maps, style
 from .edits import edit_marks, edits_section
-from .expert_findings import COST_COLUMNS, cost_rows, findings
+from .expert_findings import COST_COLUMNS, LAYER_COLUMNS, cost_rows, figure, findings, layer_rows, percent, type_rows
 from .expert_weights import COMPARED_K, DUPLICATE_FROM, ExpertWeights
 from .experts import DEAD_BELOW, ExpertReport, LayerUse, Snapshot
 
 MAX_LINES = 6  # layers in one line chart
 NAMED = 100  # rows of dead and duplicate experts
 FULL = 3.0  # times a fair share: the strongest colour
+LEGEND = (
+    "mean k: experts per token, fallback included; fallback: tokens that no expert accepted; flipped: decisions that "
+    "the activation history changed; evenness: 1 is even, 0 means one expert takes all; load: least to most used "
+    "expert, 1 is a fair share."
+)
 FORMULA = (
     "D and F are the widths of model and expert, k a layer\u2019s experts per token, b the bytes of a stored weight. "
     "A SwiGLU expert has 3DF weights. Bytes: the sum over layers of k \u00b7 3DF \u00b7 b, what is read of the routed "
@@ -39,7 +44,8 @@ def experts_sections(report: ExpertReport, weights: ExpertWeights | None = None)
     return [
         style.cards(_cards(report)),
         *_last_use(last),
-        _layer_table(last),
+        style.table(LAYER_COLUMNS, layer_rows(last)),
+        f'<p class="muted">{LEGEND}</p>',
         _type_table(last),
         *_findings(report, weights),
         *_over_time(report),
@@ -55,9 +61,9 @@ def _cards(report: ExpertReport) -> dict[str, str]:
         "experts active, of all slots": f"{sum(sum(u.active) for u in last.layers)} / "
         f"{sum(len(u.active) for u in last.layers)}",
         "dead experts": str(sum(len(layer.dead) for layer in last.layers)),
-        "experts per token": _figure(last.mean_k),
-        "tokens without expert": _percent(last.fallback),
-        "evenness of load (1 is even)": _figure(last.entropy),
+        "experts per token": figure(last.mean_k),
+        "tokens without expert": percent(last.fallback),
+        "evenness of load (1 is even)": figure(last.entropy),
         "experts added or removed": str(len(report.edits)),
     }
 
@@ -65,10 +71,11 @@ def _cards(report: ExpertReport) -> dict[str, str]:
 def _last_use(last: Snapshot) -> list[str]:
     names = [f"layer {layer.layer}" for layer in last.layers]
     loads = [layer.utilization for layer in last.layers]
-    drawn = [charts.heat_map("All tokens", names, loads, full=FULL, mark_below=DEAD_BELOW)]
+    drawn = [charts.heat_map("All tokens", names, loads, full=FULL, alt=_most_used(last, loads), mark_below=DEAD_BELOW)]
     for token_type in last.seen_types:
         values = [layer.relative_rates(token_type) for layer in last.layers]
-        drawn.append(charts.heat_map(f"{token_type} tokens", names, values, full=FULL))
+        title = f"{token_type} tokens"
+        drawn.append(charts.heat_map(title, names, values, full=FULL, alt=_most_used(last, values)))
     wide = max(len(layer.active) for layer in last.layers) > 16
     return [
         "<h3>Who is used for what, last record</h3>",
@@ -78,42 +85,21 @@ def _last_use(last: Snapshot) -> list[str]:
     ]
 
 
-def _layer_table(last: Snapshot) -> str:
-    rows = []
-    for layer in last.layers:
-        used = [u for u in layer.utilization if u is not None]
-        rows.append(
-            [
-                f"{layer.layer}",
-                f"{sum(layer.active)} / {len(layer.active)}",
-                ", ".join(map(str, layer.dead)) or "none",
-                _figure(layer.mean_k),
-                _percent(layer.fallback),
-                _percent(layer.flipped, 2),
-                f"{layer.entropy:.3f}",
-                f"{min(used, default=0):.2f} to {max(used, default=0):.2f}",
-            ]
-        )
-    headers = ["layer", "active", "dead", "experts per token", "tokens without expert", "changed by history"]
-    return style.table([*headers, "evenness", "load (1 is fair)"], rows)
+def _most_used(last: Snapshot, values: Sequence[Sequence[float | None]]) -> str:
+    """A map's rows for readers who cannot see it."""
+    parts = []
+    for layer, row in zip(last.layers, values, strict=True):
+        known = [(v, -e) for e, v in enumerate(row) if v is not None]
+        if known:
+            most, expert = max(known)
+            parts.append(f"layer {layer.layer}: expert {-expert}, {most:.2g} times a fair share")
+    return f"Most used: {'; '.join(parts) or 'none'}."
 
 
 def _type_table(last: Snapshot) -> str:
-    """Experts per token and tokens without expert by type; columns are token types."""
-    rows: list[list[str]] = [
-        [f"layer {layer.layer}, experts per token", *(_figure(layer.mean_k_of(t)) for t in last.seen_types)]
-        for layer in last.layers
-    ]
-    if any(layer.fallback_by_type for layer in last.layers):
-        rows += [
-            [
-                f"layer {layer.layer}, tokens without expert",
-                *(_percent(layer.fallback_by_type.get(t)) for t in last.seen_types),
-            ]
-            for layer in last.layers
-        ]
-    table = style.table(["", *(f"{t} tokens" for t in last.seen_types)], rows)
-    return f"<details><summary>by layer and token type</summary>{table}</details>"
+    title, rows = type_rows(last)
+    table = style.table(["layer", *(f"{t} tokens" for t in last.seen_types)], rows)
+    return f"<details><summary>{escape(title)}</summary>{table}</details>"
 
 
 def _findings(report: ExpertReport, weights: ExpertWeights | None) -> list[str]:
@@ -293,11 +279,3 @@ def _savings(last: Snapshot, weights: ExpertWeights) -> list[str]:
         style.table(COST_COLUMNS, rows),
         f'<p class="muted">{escape(FORMULA)}</p>',
     ]
-
-
-def _figure(value: float | None) -> str:
-    return "\u2013" if value is None else f"{value:.2f}"
-
-
-def _percent(value: float | None, digits: int = 1) -> str:
-    return "\u2013" if value is None else f"{100 * value:.{digits}f} %"
