@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
+
+if find_spec("triton") is not None and not torch.cuda.is_available():
+    # tests/kernels needs Triton's interpreter. It is chosen when triton is first imported, which transformers may do.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        import triton  # noqa: F401
 
 from tests.tiny import tiny_data, tiny_run  # noqa: F401 (fixtures of every test that needs a run)
 
