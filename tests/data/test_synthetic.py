@@ -18,6 +18,7 @@ from timeexpert.data.synthetic import (
     COLOURS,
     MAX_RADIUS,
     MIN_RADIUS,
+    ORDINALS,
     Scene,
     ShapeEvent,
     SynthConfig,
@@ -120,6 +121,33 @@ def test_images_are_clips_of_one_frame_with_questions_that_need_no_time() -> Non
     samples = questions(scene, config)
     assert {s.task for s in samples} == {"general"}
     assert all(event.start_s is None for s in samples for event in s.events)
+
+
+SLIDES = replace(SHORT, slides=True, min_duration_s=4.0, max_duration_s=8.0, min_events=3, max_events=6)
+
+
+def test_each_shape_of_a_slide_show_is_on_the_one_picture_that_the_answers_name() -> None:
+    for index in range(20):
+        scene = make_scene(SLIDES, index)
+        assert scene.fps == 1
+        assert 4 <= scene.duration_s <= 8
+        pictures = range(int(scene.duration_s))
+        shown = [[e.name for e in scene.events if e.visible(float(p))] for p in pictures]
+        assert sorted(name for names in shown for name in names) == sorted(e.name for e in scene.events)
+        asked = {s.prompt: s.events.events[0].text for s in questions(scene, SLIDES) if s.task == "general"}
+        for p, names in enumerate(shown):
+            for name in names:
+                assert asked[f"Which picture shows the {name}?"] == ORDINALS[p]
+            assert asked.get(f"What is on the {ORDINALS[p]} picture?", "") == ", ".join(names)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"images": True}, "images and slides are both set"), ({"max_duration_s": 10.5}, r"max_duration_s \(10.5\).*10 s")],
+)
+def test_slide_shows_that_cannot_be(change: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        replace(SLIDES, **change)
 
 
 def folder_bytes(folder: Path) -> dict[str, bytes]:

@@ -16,6 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--videos", type=int, default=100, metavar="N", help="how many (default 100)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files (default 0)")
     parser.add_argument("--images", action="store_true", help="clips of a single frame, with general questions only")
+    parser.add_argument(
+        "--slides", action="store_true", help="slide shows: a picture per second (--max-duration-s at most 10)"
+    )
     parser.add_argument("--min-duration-s", type=float, default=20.0, metavar="S", help="shortest video (default 20)")
     parser.add_argument("--max-duration-s", type=float, default=40.0, metavar="S", help="longest video (default 40)")
     parser.add_argument("--min-events", type=int, default=2, metavar="N", help="fewest events per video (default 2)")
@@ -50,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         videos=args.videos,
         seed=args.seed,
         images=args.images,
+        slides=args.slides,
         min_duration_s=args.min_duration_s,
         max_duration_s=args.max_duration_s,
         min_events=args.min_events,

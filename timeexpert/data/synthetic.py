@@ -43,6 +43,8 @@ ACTIONS = {
     "shrink": ("shrinks", "shrink"),
     "rotate": ("rotates", "rotate"),
 }
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+SLIDE_S = 1.0  # how long a picture of a slide show stays
 CLIP_S = 2.0  # a highlight is scored per clip of two seconds, as in QVHighlights
 MAX_DURATION_S = 3600.0
 SETTINGS = "synth.json"  # what a folder of videos was made from
@@ -53,11 +55,16 @@ MIN_RADIUS, MAX_RADIUS = 0.13, 0.26  # of the shorter side
 
 @dataclass(frozen=True)
 class SynthConfig:
-    """What to make. Durations and event lengths in seconds; ``images`` makes clips of a single frame."""
+    """What to make. Durations and event lengths in seconds.
+
+    ``images`` makes clips of a single frame. ``slides`` makes slide shows: one frame per second, and each shape
+    is on one of them; general questions then ask which picture shows a shape, and what a picture shows.
+    """
 
     videos: int = 100
     seed: int = 0
     images: bool = False
+    slides: bool = False
     min_duration_s: float = 20.0
     max_duration_s: float = 40.0
     min_events: int = 2
@@ -82,12 +89,20 @@ class SynthConfig:
                 f"durations ({self.min_duration_s} to {self.max_duration_s} s) must be positive, smallest first, and "
                 f"at most {MAX_DURATION_S:g} s."
             )
-        if not self.images and not MIN_EVENT_S <= self.min_event_s <= self.max_event_s <= self.min_duration_s:
+        if self.images and self.slides:
+            raise UserError("images and slides are both set: a clip is one picture or a show of several. Set one.")
+        if self.slides and self.max_duration_s > len(ORDINALS) * SLIDE_S:
+            raise UserError(
+                f"max_duration_s ({self.max_duration_s}) is more than {len(ORDINALS) * SLIDE_S:g} s, the longest slide "
+                "show (one picture a second). Set min_duration_s and max_duration_s lower."
+            )
+        of_events = not self.images and not self.slides  # whose lengths are drawn
+        if of_events and not MIN_EVENT_S <= self.min_event_s <= self.max_event_s <= self.min_duration_s:
             raise UserError(
                 f"event lengths ({self.min_event_s} to {self.max_event_s} s) must be {MIN_EVENT_S} s or more, "
                 f"smallest first, and no longer than the shortest video ({self.min_duration_s} s)."
             )
-        if not self.images and self.min_event_s > LONGEST_SHARE * self.min_duration_s:
+        if of_events and self.min_event_s > LONGEST_SHARE * self.min_duration_s:
             raise UserError(
                 f"min_event_s ({self.min_event_s}) must be at most {LONGEST_SHARE:g} of the shortest video "
                 f"({self.min_duration_s} s): an event leaves some of its video free."
@@ -161,9 +176,11 @@ class Scene:
 
 def make_scene(config: SynthConfig, index: int) -> Scene:
     """The ``index``-th scene of ``config``: a function of seed and index alone."""
-    seed = int(np.random.SeedSequence([config.seed, index, int(config.images)]).generate_state(1)[0])
+    kind = "image" if config.images else "slides" if config.slides else "video"
+    place = ("video", "image", "slides").index(kind)
+    seed = int(np.random.SeedSequence([config.seed, index, place]).generate_state(1)[0])
     rng = np.random.default_rng(seed)
-    fps = int(rng.choice(config.frame_rates))
+    fps = int(1 / SLIDE_S) if config.slides else int(rng.choice(config.frame_rates))
     height, width = config.sizes[int(rng.integers(len(config.sizes)))]
     frames = 1 if config.images else math.ceil(rng.uniform(config.min_duration_s, config.max_duration_s) * fps)
     duration_s = frames / fps
@@ -175,9 +192,12 @@ def make_scene(config: SynthConfig, index: int) -> Scene:
     events = []
     for i, (colour, shape) in enumerate(picked):
         actions = [a for a in ACTIONS if not (a == "rotate" and shape == "circle")]
-        action = "appear" if config.images else str(rng.choice(actions))
+        action = "appear" if config.images or config.slides else str(rng.choice(actions))
         start_s, end_s = 0.0, duration_s
-        if not config.images:
+        if config.slides:
+            start_s = int(rng.integers(frames)) * SLIDE_S
+            end_s = start_s + 0.9 * SLIDE_S
+        elif not config.images:
             length = rng.uniform(config.min_event_s, min(config.max_event_s, duration_s * LONGEST_SHARE))
             start_s = round(float(rng.uniform(0, duration_s - length)), 1)
             end_s = round(min(start_s + float(length), duration_s), 1)
@@ -196,7 +216,6 @@ def make_scene(config: SynthConfig, index: int) -> Scene:
             )
         )
     events.sort(key=lambda e: (e.start_s, e.end_s))
-    kind = "image" if config.images else "video"
     return Scene(f"{kind}-{config.seed:03d}-{index:05d}", duration_s, fps, height, width, tuple(events), seed)
 
 
@@ -309,7 +328,14 @@ def questions(scene: Scene, config: SynthConfig) -> list[Sample]:
     def ask(task: str, **words: str) -> str:
         return str(rng.choice(_ASK[task])).format(**words)
 
-    if "general" in config.tasks:
+    if "general" in config.tasks and config.slides:
+        for picture in range(round(scene.duration_s / SLIDE_S)):
+            shown = [e.name for e in scene.events if e.visible(picture * SLIDE_S)]
+            for name in shown:
+                add("general", f"Which picture shows the {name}?", [Event(text=ORDINALS[picture])])
+            if shown:
+                add("general", f"What is on the {ORDINALS[picture]} picture?", [Event(text=", ".join(shown))])
+    elif "general" in config.tasks:
         seen = sorted(scene.events, key=lambda e: (round(e.y), e.x))
         add("general", "What is in the video?", [Event(text=", ".join(e.name for e in seen))])
         if config.images:
@@ -320,7 +346,7 @@ def questions(scene: Scene, config: SynthConfig) -> list[Sample]:
                     add("general", f"Which shape is {event.colour}?", [Event(text=event.shape)])
     if config.images:
         return out
-    if "general" in config.tasks:
+    if "general" in config.tasks and not config.slides:
         add("general", "In which order do they appear?", [Event(text=", ".join(e.name for e in scene.events))])
         for event in scene.events:
             add("general", f"What does the {event.name} do?", [Event(text=ACTIONS[event.action][0])])
