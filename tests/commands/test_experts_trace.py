@@ -44,6 +44,18 @@ def test_json_names_every_layer_or_the_chosen_ones(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_of_many_layers_some_are_shown_and_json_names_all(
+    tiny_run: Path, video: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("timeexpert.reports.trace.DRAWN_LAYERS", 1)
+    words = ["experts", "trace", str(tiny_run), str(video), "When?", "--no-png", "--device", "cpu"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "1 of 2 layers are shown; --layer N chooses others" in said and "layer 1" not in said
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["layers"] == [0, 1]
+
+
 def test_a_page_takes_the_place_of_the_picture(
     tiny_run: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
