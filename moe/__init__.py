@@ -3,18 +3,16 @@
 if __name__ != "timeexpert.moe":
     raise ImportError("import timeexpert.moe, not moe")
 
-from .adaptive import AdaptiveExperts, ExpertEdit
-from .config import AdaptiveConfig, MoEConfig
-from .experts import Experts, SharedExperts
+from .adaptive import AdaptiveExperts
+from .config import MoEConfig
+from .experts import Experts
 from .gate import Gate, Routing, TokenRole
 from .layer import MoELayer
-from .losses import auxiliary_losses, task_dependent_loss, z_loss
+from .losses import auxiliary_losses
 from .statistics import ExpertStatistics, LayerStatistics
 
 __all__ = [
-    "AdaptiveConfig",
     "AdaptiveExperts",
-    "ExpertEdit",
     "ExpertStatistics",
     "Experts",
     "Gate",
@@ -22,9 +20,6 @@ __all__ = [
     "MoEConfig",
     "MoELayer",
     "Routing",
-    "SharedExperts",
     "TokenRole",
     "auxiliary_losses",
-    "task_dependent_loss",
-    "z_loss",
 ]

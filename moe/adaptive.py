@@ -69,8 +69,8 @@ class AdaptiveExperts:
         for index, (layer, counts) in enumerate(zip(self.layers, self.counts, strict=True)):
             for slot in removable(layer, counts):
                 edits.append(self._remove(index, layer, counts, slot))
-            if (slot_or_none := addable(layer, counts)) is not None:
-                edits.append(self._add(index, layer, counts, slot_or_none, step))
+            if (free := addable(layer, counts)) is not None:
+                edits.append(self._add(index, layer, counts, free, step))
         self.reset()
         return edits
 

@@ -51,6 +51,24 @@ def test_an_answer_names_the_frames_that_were_seen(predictor: Predictor, video: 
     assert frames.shape == (4, 32, 32, 3)
 
 
+@pytest.mark.parametrize("fallback", ["least_utilised", "top1", "skip"])
+def test_an_answer_does_not_depend_on_who_asked_before(
+    tiny_run: Path, video: Path, tmp_path: Path, fallback: str
+) -> None:
+    config = load_model(resolve_model(tiny_run)).config
+    config.moe = {**config.moe, "fallback": fallback, "alpha": 0.5}
+    other = Predictor.load(tiny_run, device="cpu")
+    asked = Predictor(load_model(resolve_model(tiny_run), config).eval(), other.text, other.config)
+    for gate in asked.model.gates:
+        gate.threshold.data += 0.2  # so that some tokens fall back
+    before = {name: value.clone() for name, value in asked.model.state_dict().items()}
+    encode(make_scene(SynthConfig(seed=5), 0), tmp_path / "other.mp4")
+    questions = [(video, "What happens, and when?"), (tmp_path / "other.mp4", "When does it grow?")]
+    answers = [asked.ask(*question) for question in questions]
+    assert [asked.ask(*question) for question in reversed(questions)] == answers[::-1]
+    assert all(torch.equal(before[name], value) for name, value in asked.model.state_dict().items())
+
+
 def test_two_videos_given_as_bytes_are_two_videos(predictor: Predictor, video: Path, tmp_path: Path) -> None:
     encode(make_scene(SynthConfig(seed=5), 0), tmp_path / "other.mp4")
     caching = Predictor(predictor.model, predictor.text, predictor.config, reader=FrameReader(16, 1 << 24))

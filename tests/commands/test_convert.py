@@ -126,6 +126,19 @@ def test_settings_shape_the_model_and_the_spelling_names_arias_tensors(aria: Pat
     assert state["model.multi_modal_projector.query"].shape == (3, 16)
 
 
+def test_aria_gets_a_learned_scale_and_free_slots_and_goes_back_without_them(aria: Path, small: Path, tmp_path: Path):
+    learned = ["model.moe.learn_scale=true", "model.moe.logit_scale=5", "model.moe.alpha_warmup_steps=9"]
+    settings = [*learned, "model.moe.max_experts=6", "model.moe.adaptive.enabled=true"]
+    assert convert(aria, *settings, "-o", tmp_path / "ours", "--config", small) == 0
+    gate = Predictor.load(tmp_path / "ours", device="cpu").model.gates[0]
+    assert gate.scale.item() == pytest.approx(5.0) and gate.alpha == 0.0  # type: ignore[union-attr]
+    assert gate.log_scale is not None and gate.log_scale.dtype == torch.float32
+    assert gate.active_experts.tolist() == [True] * 4 + [False] * 2
+    assert convert(tmp_path / "ours", "-o", tmp_path / "back", "--to-aria") == 0
+    before, after = (load_file(folder / "model.safetensors") for folder in (aria, tmp_path / "back"))
+    assert before.keys() == after.keys() and all(torch.equal(after[name], before[name]) for name in before)
+
+
 def test_a_large_aria_is_written_in_shards(aria: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from timeexpert.commands import convert as command
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
-from timeexpert.moe import AdaptiveConfig, AdaptiveExperts, ExpertStatistics, LayerStatistics, MoEConfig, MoELayer
+from timeexpert.moe import AdaptiveExperts, ExpertStatistics, LayerStatistics, MoEConfig, MoELayer, TokenRole
 from timeexpert.moe.adaptive import addable, midway_threshold, removable
-from timeexpert.moe.gate import TokenRole
+from timeexpert.moe.config import AdaptiveConfig
 
 DIM, WIDTH, TYPES = 4, 3, 2
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from timeexpert.moe import Experts, SharedExperts
-from timeexpert.moe.experts import can_use_grouped_mm, grouped_gemm_loop, grouped_gemm_torch
+from timeexpert.moe import Experts
+from timeexpert.moe.experts import SharedExperts, can_use_grouped_mm, grouped_gemm_loop, grouped_gemm_torch
 
 COUNTS = [[4, 0, 3], [0, 0, 7], [33], [1] * 9, [0, 5]]  # uneven, empty, one, many
 

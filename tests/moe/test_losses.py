@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from timeexpert.moe import Gate, MoEConfig, Routing, auxiliary_losses, task_dependent_loss, z_loss
-from timeexpert.moe.losses import balance_loss, diversity_loss, simplicity_loss
+from timeexpert.moe import Gate, MoEConfig, Routing, auxiliary_losses
+from timeexpert.moe.losses import balance_loss, diversity_loss, simplicity_loss, task_dependent_loss, z_loss
 
 CONFIG = MoEConfig(num_experts=2, top_k=1, alpha=0.0, fallback="skip", task_loss=1.0, norm_loss=0.0)
 TYPES = torch.zeros(3, dtype=torch.long)  # three tokens of type 0

@@ -138,6 +138,34 @@ def test_expert_records_count_a_window_and_start_again(tiny_run: Path) -> None:
         assert sum(layer["load"]) == pytest.approx(1.0, abs=1e-4)
 
 
+def test_every_loss_is_recorded_and_their_sum_is_the_loss(tiny_data: Path, tmp_path: Path) -> None:
+    moe = {"diversity_loss": 0.1, "simplicity_loss": 0.2, "balance_loss": 0.3, "learn_scale": True}
+    train(one_stage(tiny_data, None, moe, steps=2, accumulate=2), tmp_path)
+    terms = {"loss_text", "loss_time", "loss_score", "z_loss", "aux_loss"}
+    terms |= {"loss_diversity", "loss_simplicity", "loss_balance"}
+    for row in rows(tmp_path / "metrics.jsonl", "train"):
+        assert terms == {k for k in row if k.startswith("loss_") or k.endswith("_loss")}
+        assert sum(row[name] for name in terms) == pytest.approx(row["loss"], rel=1e-6)
+        assert 0.3 * 2 <= row["loss_balance"] < 0.3 * 2 * 3  # two layers of three experts, 1 to 3 each
+
+
+def test_gates_are_calibrated_on_as_many_batches_as_the_stage_says(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from timeexpert.model import TimeExpert
+
+    seen: list[list[tuple[str, ...]]] = []
+    calibrate = TimeExpert.calibrate_gates
+
+    def spy(self: TimeExpert, *batches: Any) -> None:
+        seen.append([batch.sample_ids for batch in batches])
+        calibrate(self, *batches)
+
+    monkeypatch.setattr(TimeExpert, "calibrate_gates", spy)
+    train(one_stage(tiny_data, calibrate_gates=True, calibrate_batches=3), tmp_path)
+    assert [len(batches) for batches in seen] == [3] and len(set(seen[0])) > 1
+
+
 def test_bfloat16_holds_for_calibration_and_evaluation_as_for_training(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
