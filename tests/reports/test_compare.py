@@ -126,9 +126,9 @@ def test_stages_evaluations_and_questions_that_do_not_match_are_said(tmp_path: P
 def test_settings_that_differ_are_listed_and_the_cost_is_compared(tmp_path: Path) -> None:
     a, b = (run_of(tmp_path / name, [experts_row("sft", 0)]) for name in "ab")
     write_model(a / "models" / "sft", expert_tensors(2, 8))
-    write_model(b / "models" / "sft", expert_tensors(2, 8), alpha=0.5)
+    write_model(b / "models" / "sft", expert_tensors(2, 8), alpha=0.5, adaptive={"tau_min": 0.25})
     found = compare(a, b)
-    assert found.settings() == [("alpha", "0.01", "0.5")]
+    assert found.settings() == [("adaptive.tau_min", "0.001", "0.25"), ("alpha", "0.01", "0.5")]
     flops = values(found.overall())["decoder FLOPs per token"]
     assert flops[0] == flops[1] == pytest.approx(2 * (2 * 2.1 * 24 + 2 * (2 * 4 * (4 + 2) + 8 * 4 + 24)))
 

@@ -158,6 +158,9 @@ def test_damaged_and_foreign_model_folders_are_refused_by_file_and_field(tmp_pat
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ReportError, match=r"config.json: text_config.hidden_size \('wide'\) must be a whole number"):
         read_weights(folder)
+    (folder / "config.json").write_text(json.dumps(config | {"moe": {"num_exprts": 3}}))
+    with pytest.raises(ReportError, match=r"config.json: .*num_exprts"):
+        read_weights(folder)
     (folder / "config.json").write_text("[")
     with pytest.raises(ReportError, match=r"config.json: cannot be read: .*Use another checkpoint"):
         read_weights(folder)

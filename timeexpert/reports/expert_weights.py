@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from timeexpert.config import from_tree
+from timeexpert.errors import UserError
+
 from .errors import ReportError
 from .run_files import Record, number, stage_of
 
@@ -189,12 +192,10 @@ def _json(file: Path) -> Record:
 
 def read_weights(folder: Path, *, similarity: bool = True) -> ExpertWeights:
     """Sizes, and the similarity of experts, of a model folder. Raises :class:`ReportError` where a file is damaged."""
-    from timeexpert.moe import MoEConfig  # brings torch
-
     stage, step = written_at(folder)
     tensors = _Tensors(folder)
     config = _json(folder / "config.json")
-    moe = asdict(MoEConfig()) | _part(config, "moe")
+    moe = _moe_settings(folder / "config.json", _part(config, "moe"))
     stored = tensors.bytes_of("decoder.layers.0.moe.experts.down_proj")
     sizes = _sizes(folder / "config.json", _part(config, "text_config"), moe, stored)
     layers = [_similarity(tensors, layer) for layer in range(sizes.layers)] if similarity else []
@@ -204,6 +205,18 @@ def read_weights(folder: Path, *, similarity: bool = True) -> ExpertWeights:
 def _part(config: Record, key: str) -> Record:
     part = config.get(key)
     return part if isinstance(part, dict) else {}
+
+
+def _moe_settings(file: Path, tree: Record) -> Record:
+    """All MoE settings by name, defaults included; those of a part as ``adaptive.tau_min``."""
+    from timeexpert.moe import MoEConfig  # brings torch
+
+    try:
+        settings = asdict(from_tree(MoEConfig, tree, "moe"))
+    except UserError as error:
+        raise ReportError(f"{file}: {error}") from None
+    parts = {f"{name}.{key}": v for name, part in settings.items() if isinstance(part, dict) for key, v in part.items()}
+    return {name: value for name, value in settings.items() if not isinstance(value, dict)} | parts
 
 
 def _sizes(file: Path, text: Record, moe: Record, bytes_per_weight: int) -> DecoderSizes:

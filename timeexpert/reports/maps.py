@@ -125,7 +125,7 @@ def _shades(strength: NDArray[np.float64], rgb: tuple[int, int, int]) -> NDArray
 
 def _image(pixels: NDArray[np.uint8], x: float, y: float, width: float, height: float) -> str:
     out = BytesIO()
-    Image.fromarray(pixels, "RGBA").save(out, "PNG", optimize=True)
+    Image.fromarray(pixels).save(out, "PNG", optimize=True)
     data = base64.b64encode(out.getvalue()).decode("ascii")
     return (
         f'<image x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" preserveAspectRatio="none" '
