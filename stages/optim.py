@@ -68,8 +68,8 @@ def _decay_active(slots: dict[nn.Parameter, Gate], optimizer: torch.optim.Optimi
         for stacked in group["params"] if group.get("active_decay") else ():
             if stacked.grad is None:  # AdamW leaves it alone as well
                 continue
-            kept = 1 - group["lr"] * group["active_decay"] * slots[stacked].active_experts.to(torch.float64)
-            stacked.mul_(kept.to(torch.float32)[:, None, None])
+            kept_E = torch.where(slots[stacked].active_experts, 1 - group["lr"] * group["active_decay"], 1.0)
+            stacked.mul_(kept_E[:, None, None])
 
 
 def rate(stage: StageConfig, step: int) -> float:
