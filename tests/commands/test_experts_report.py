@@ -26,7 +26,8 @@ def test_tables_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "dead: 0 of a fair share, since step 0" in said
     assert "2.10, 1.0 %" in said  # mean k of a type, and its tokens without expert
     assert "k = 6" in said and "65.0 %" in said
-    assert "1 times add, 1 times remove" in said and "4.1 % of tokens reached no expert" in said
+    assert "1 times add, 1 times remove" in said and "add from 2" in said
+    assert "4.1 % of tokens reached no expert" in said
     assert f"wrote {tmp_path / 'out.html'}" in said
     assert (tmp_path / "out.html").read_text().startswith("<!doctype html>")
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import asdict, fields
 from typing import Any
 
-from timeexpert.reports.edits import SHOWN, edit_cells, edit_counts, edit_marks, edits_section
+from timeexpert.moe.adaptive import ExpertEdit
+from timeexpert.reports.edits import COLUMNS, SHOWN, edit_cells, edit_counts, edit_marks, edits_section
 
 from .pages import tags_of, text_of
 
@@ -22,6 +24,16 @@ def test_the_table_says_what_happened_where_and_why():
     text = text_of(section([edit()]))
     assert "sft 105 1 3 add shared 0.1235 512 7 12 % of time tokens had none" in text
     assert "stage step layer expert action copied from rate tokens active then reason" in text
+
+
+def test_a_record_of_the_adaptive_process_is_shown_whole():
+    made = ExpertEdit(
+        layer=1, action="remove", expert=3, reason="computed 2 %", rate=0.02, tokens=9, parent=None, active=5
+    )
+    html = section([{"kind": "expert_edit", "stage": "sft", "step": 5, "global_step": 105, **asdict(made)}])
+    assert "sft 105 1 3 remove 0.02 9 5 computed 2 %" in text_of(html)  # nobody was copied: no such column
+    assert html.count('class="mark removed"') == 1
+    assert {f.name for f in fields(ExpertEdit)} <= COLUMNS.keys()
 
 
 def test_columns_that_no_record_fills_are_left_out():

@@ -43,6 +43,14 @@ def test_a_mark_stands_at_its_expert_and_at_the_first_record_that_knows_of_it():
     assert paths["added"][1] < paths["added"][2] and paths["removed"][1] > paths["removed"][2]  # up, down
 
 
+def test_a_slot_that_is_freed_and_filled_in_one_step_shows_both():
+    marks = [Mark(0, 20, False, "removed"), Mark(0, 20, True, "added")]
+    svg = history_map("Load", [[1.0] * 3], STEPS, full=1.0, alt="a", marks=marks)
+    removed, added = (float(x) for x in re.findall(r'd="M(\S+) ', svg))
+    (half,) = {float(right) - added for right in re.findall(rf'd="M{added} \S+L(\S+) ', svg)}
+    assert added - removed >= 2 * half > 0
+
+
 def test_many_records_keep_their_labels_apart_and_the_last_one_labelled():
     steps = [("sft", 1000 * i) for i in range(MAX_COLUMNS)]
     svg = history_map("Load", [[1.0] * len(steps)], steps, full=1.0, alt="a")

@@ -149,11 +149,17 @@ def _costs(last: Snapshot, weights: ExpertWeights) -> Table:
 
 
 def _edits(report: ExpertReport) -> Table:
-    from timeexpert.reports.edits import COLUMNS, edit_cells
+    from timeexpert.reports.edits import edit_cells
     from timeexpert.reports.terminal import plain
 
-    keys = [key for key in COLUMNS if any(edit.get(key) is not None for edit in report.edits)]
-    table = _table("", {COLUMNS[key]: "left" for key in keys})
+    table = _table("", {})
+    for name in ("step", "layer", "expert", "action", "active"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("reason")
     for edit in report.edits[-SHOWN_ROWS:]:
-        table.add_row(*map(plain, edit_cells(edit, keys)))
+        step, layer, expert, action, active, reason = edit_cells(
+            edit, ("global_step", "layer", "expert", "action", "active", "reason")
+        )
+        source = "" if edit.get("parent") is None else f" from {edit['parent']}"
+        table.add_row(*map(plain, (step, layer, expert, action + source, active, reason)))
     return table

@@ -176,7 +176,11 @@ def _column_ticks(columns: Sequence[tuple[str, int]], step: float, height: float
 
 
 def triangle(x: float, y: float, half: float, up: bool, text: str) -> str:
-    """An SVG mark at (x, y) that says ``text``: up for an expert that was added, down for one that was removed."""
+    """An SVG mark at (x, y) that says ``text``: up for an expert that was added, down for one that was removed.
+
+    Up stands a little to the right and down to the left: a slot that is freed is often filled in the same step.
+    """
+    x += half if up else -half
     top, bottom = (y - half, y + half) if up else (y + half, y - half)
     kind = "added" if up else "removed"
     return (
