@@ -26,5 +26,23 @@ def test_it_finds_every_event_of_new_videos(tmp_path: Path):
             assert max(overlaps) >= 0.5, (i, event.caption, answer.events)
 
 
+def test_it_says_when_the_event_that_is_asked_for_happens_not_another(tmp_path: Path):
+    predictor = Predictor.load(FOLDER, device="cpu")
+    config = SynthConfig(videos=4, seed=78, max_duration_s=32.0, min_event_s=6.0, max_event_s=12.0)
+    right, asked = 0, 0
+    for i in range(4):
+        scene = make_scene(config, i)
+        encode(scene, tmp_path / f"{i}.mp4")
+        for event in scene.events:
+            answer = predictor.ask(
+                tmp_path / f"{i}.mp4", f"Find the moment when {event.caption}.", task="moment_retrieval"
+            )
+            told = answer.events.segments_s[0]
+            overlaps = [temporal_iou((other.start_s, other.end_s), told) for other in scene.events]
+            asked += 1
+            right += overlaps[scene.events.index(event)] == max(overlaps) >= 0.5
+    assert right >= 0.8 * asked, (right, asked)
+
+
 def test_it_is_small_enough_to_ship():
     assert sum(p.stat().st_size for p in FOLDER.glob("*.safetensors")) <= 20_000_000
