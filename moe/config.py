@@ -82,7 +82,7 @@ class MoEConfig:
     simplicity_loss: float = 0.0  # DynMoE: on the mean norm of the gate's rows
     balance_loss: float = 0.0  # Switch, GShard: on uneven load
     adaptive: AdaptiveConfig = field(default_factory=AdaptiveConfig)
-    backend: Literal["auto", "loop", "grouped_mm"] = "auto"
+    backend: Literal["auto", "fused", "grouped_mm", "triton", "loop"] = "auto"
 
     def __post_init__(self) -> None:
         for name in ("num_experts", "expert_dim", "top_k", "tracker_window"):

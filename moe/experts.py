@@ -1,6 +1,6 @@
-"""The experts: SwiGLU MLPs stacked in two tensors, computed over rows sorted by expert.
+"""The experts: SwiGLU MLPs stacked in two tensors, and the backends that compute what the gate routed to them.
 
-P rows (routed pairs), D model dim, F expert dim, E expert slots. The layout is ARIA's:
+T tokens, P routed pairs, D model dim, F expert dim, E expert slots. The layout is ARIA's:
 ``gate_up_proj`` (E, D, 2F), ``down_proj`` (E, F, D).
 """
 
@@ -10,28 +10,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from timeexpert.errors import UserError
+from timeexpert.kernels import reference
+from timeexpert.kernels.backend import KernelError, use_triton
+from timeexpert.kernels.experts import experts_forward
+from timeexpert.kernels.permutation import permute
 
-def grouped_gemm_loop(rows_PD: Tensor, weight_EDF: Tensor, counts_E: Tensor) -> Tensor:
-    """Rows of expert e times its matrix: the definition of correct. rows_PD are sorted by expert."""
-    # unbind, not weight[e]: indexing allocates a full-size gradient per expert
-    parts = rows_PD.split(counts_E.tolist())
-    return torch.cat([part @ w for part, w in zip(parts, weight_EDF.unbind(), strict=True)])
-
-
-def grouped_gemm_torch(rows_PD: Tensor, weight_EDF: Tensor, counts_E: Tensor) -> Tensor:
-    """The same through torch's grouped_mm: one call, no loop over experts."""
-    return F.grouped_mm(rows_PD, weight_EDF, offs=counts_E.cumsum(0).to(torch.int32))
+from .fused_experts import fused_experts
+from .gate import Routing
 
 
-def can_use_grouped_mm(rows: Tensor, *weights: Tensor) -> bool:
+class ExpertsError(UserError):
+    """A backend that cannot compute these experts."""
+
+
+def grouped_mm_experts(
+    x_TD: Tensor, gate_up_ED2F: Tensor, down_EFD: Tensor, token_P: Tensor, weight_P: Tensor, counts_E: Tensor
+) -> Tensor:
+    """What :func:`fused_experts` computes, through torch's grouped_mm."""
+    ends_E = counts_E.cumsum(0).to(torch.int32)
+    gate, up = F.grouped_mm(x_TD.index_select(0, token_P), gate_up_ED2F, offs=ends_E).chunk(2, dim=-1)
+    rows_PD = F.grouped_mm(F.silu(gate) * up, down_EFD, offs=ends_E)
+    return reference.combine(rows_PD, weight_P, token_P, x_TD.shape[0])
+
+
+def can_use_grouped_mm(x: Tensor, *weights: Tensor) -> bool:
     """Whether torch's grouped_mm takes these: 16-byte strides; bf16 on a GPU, also float32 on a CPU."""
-    types = (torch.bfloat16,) if rows.is_cuda else (torch.bfloat16, torch.float32, torch.float16)
-    aligned = all(n * rows.element_size() % 16 == 0 for weight in weights for n in weight.shape[1:])
-    return hasattr(F, "grouped_mm") and rows.dtype in types and aligned and rows.shape[0] > 0
+    types = (torch.bfloat16,) if x.is_cuda else (torch.bfloat16, torch.float32, torch.float16)
+    aligned = all(n * x.element_size() % 16 == 0 for weight in weights for n in weight.shape[1:])
+    return hasattr(F, "grouped_mm") and x.dtype in types and aligned
 
 
 class Experts(nn.Module):
-    """E SwiGLU experts: down(silu(gate(x)) * up(x))."""
+    """E SwiGLU experts: down(silu(gate(x)) * up(x)). docs/experts.md explains the backends."""
 
     def __init__(self, num_experts: int, model_dim: int, expert_dim: int, backend: str = "auto") -> None:
         super().__init__()
@@ -39,24 +50,51 @@ class Experts(nn.Module):
         self.gate_up_proj = nn.Parameter(torch.empty(num_experts, model_dim, 2 * expert_dim))
         self.down_proj = nn.Parameter(torch.empty(num_experts, expert_dim, model_dim))
 
-    def forward(self, rows_PD: Tensor, counts_E: Tensor) -> Tensor:
-        """rows_PD sorted by expert, counts_E (E,) int64 rows of each; returns (P, D)."""
-        gate_up: Tensor = self.gate_up_proj
-        down: Tensor = self.down_proj
-        if torch.is_autocast_enabled(rows_PD.device.type):  # grouped_mm does not follow autocast
-            kind = torch.get_autocast_dtype(rows_PD.device.type)
-            rows_PD, gate_up, down = rows_PD.to(kind), gate_up.to(kind), down.to(kind)
-        gemm = grouped_gemm_loop
-        if self.backend != "loop" and can_use_grouped_mm(rows_PD, gate_up, down):
-            gemm = grouped_gemm_torch
-        elif self.backend == "grouped_mm" and rows_PD.shape[0]:
-            raise ValueError(
-                f"moe.backend is grouped_mm, but torch's grouped_mm does not take {rows_PD.dtype} of shape "
-                f"{tuple(gate_up.shape)} and {tuple(down.shape)} on {rows_PD.device.type}. Use backend auto, or dims "
-                "that are multiples of 8."
+    def forward(self, x_TD: Tensor, routing: Routing) -> Tensor:
+        """y_TD in the type of ``x_TD``: each token's weighted sum over its experts, 0 where it has none.
+
+        Under autocast the products run in its type. ExpertsError: the backend cannot compute these experts.
+        """
+        device = x_TD.device.type
+        tensors: tuple[Tensor, Tensor, Tensor] = (x_TD, self.gate_up_proj, self.down_proj)
+        if torch.is_autocast_enabled(device):  # neither grouped_mm nor operators of one's own follow autocast
+            kind = torch.get_autocast_dtype(device)
+            tensors = (x_TD.to(kind), self.gate_up_proj.to(kind), self.down_proj.to(kind))
+        with torch.autocast(device, enabled=False):
+            return self._compute(self._choose(*tensors), *tensors, routing).to(x_TD.dtype)
+
+    def _choose(self, *tensors: Tensor) -> str:
+        """The backend for these tensors."""
+        x_TD = tensors[0]
+        if self.backend == "auto":
+            # on a CPU Triton only has its interpreter, and grouped_mm is slower (benchmarks/README.md)
+            if not x_TD.is_cuda:
+                return "fused"
+            if use_triton("auto", x_TD.device, x_TD.dtype):
+                return "triton"
+            return "grouped_mm" if can_use_grouped_mm(*tensors) else "fused"
+        if self.backend == "triton":
+            try:
+                use_triton("triton", x_TD.device, x_TD.dtype)
+            except KernelError as error:
+                raise ExpertsError(f"moe.backend ('triton') cannot run here; set it to 'auto'. {error}") from error
+        elif self.backend == "grouped_mm" and not can_use_grouped_mm(*tensors):
+            raise ExpertsError(
+                f"moe.backend is 'grouped_mm', but torch's grouped_mm does not take {x_TD.dtype} of shape "
+                f"{tuple(self.gate_up_proj.shape)} and {tuple(self.down_proj.shape)} on {x_TD.device.type}. Set "
+                "moe.backend to 'auto', or use dims that are multiples of 8."
             )
-        gate, up = gemm(rows_PD, gate_up, counts_E).chunk(2, dim=-1)
-        return gemm(F.silu(gate) * up, down, counts_E)
+        return self.backend
+
+    def _compute(self, backend: str, x_TD: Tensor, gate_up: Tensor, down: Tensor, routing: Routing) -> Tensor:
+        pairs = routing.token_P, routing.weight_P
+        if backend == "fused":
+            return fused_experts(x_TD, gate_up, down, *pairs, routing.tokens_per_expert_E)
+        if backend == "grouped_mm":
+            return grouped_mm_experts(x_TD, gate_up, down, *pairs, routing.tokens_per_expert_E)
+        kernels = "triton" if backend == "triton" else "torch"  # loop: the kernels' reference
+        order = permute(routing.mask_TE, num_pairs=len(routing.token_P), backend=kernels)
+        return experts_forward(x_TD, gate_up, down, order, routing.weight_P, backend=kernels)
 
 
 class SharedExperts(nn.Module):

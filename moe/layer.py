@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from .config import MoEConfig
@@ -28,9 +27,7 @@ class MoELayer(nn.Module):
         x_TD = x_BSD.reshape(-1, x_BSD.shape[-1])
         role_T = None if role_BS is None else role_BS.reshape(-1)
         routing = self.gate(x_TD, type_BS.reshape(-1), role_T)
-        rows_PD = self.experts(x_TD.index_select(0, routing.token_P), routing.tokens_per_expert_E)
-        rows_PD = rows_PD * routing.weight_P[:, None].to(rows_PD.dtype)
-        y_TD = torch.zeros_like(x_TD).index_add(0, routing.token_P, rows_PD.to(x_TD.dtype))
+        y_TD = self.experts(x_TD, routing)
         y_BSD = y_TD.view_as(x_BSD)
         if self.shared_experts is not None:
             y_BSD = y_BSD + self.shared_experts(x_BSD)

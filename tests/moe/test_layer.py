@@ -58,16 +58,42 @@ def test_a_token_without_experts_passes_the_shared_ones_only():
     assert_close(y, layer.shared_experts(x))
 
 
-def test_backends_agree_on_the_whole_layer_and_on_every_gradient():
+@pytest.mark.parametrize("backend", ["fused", "grouped_mm"])
+def test_backends_agree_on_the_whole_layer_and_on_every_gradient(backend: str):
     results = []
     x = torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(1))
-    for backend in ("loop", "grouped_mm"):
-        layer = make_layer(backend=backend)
+    for name in ("loop", backend):
+        layer = make_layer(backend=name)
         y, _ = layer(x, torch.zeros(2, 9, dtype=torch.long))
         y.square().sum().backward()
-        results.append({name: p.grad for name, p in layer.named_parameters()})
+        results.append({key: p.grad for key, p in layer.named_parameters()})
     assert all(grad is not None for grad in results[0].values())
     assert_close(results[1], results[0])
+
+
+@pytest.mark.parametrize("router", ["topany", "topk"])
+def test_training_gives_the_same_losses_as_with_the_loop(router: str):
+    def losses(backend: str) -> list[float]:
+        layers = [make_layer(router=router, backend=backend) for _ in range(2)]
+        parameters = [p for layer in layers for p in layer.parameters()]
+        optimizer = torch.optim.AdamW(parameters, lr=1e-2)
+        generator, out = torch.Generator().manual_seed(2), []
+        target = torch.randn(16, 16, generator=generator) / 4
+        for _ in range(30):
+            x = torch.randn(2, 20, 16, generator=generator)
+            y = x
+            for layer in layers:
+                y = y + layer(y, torch.zeros(2, 20, dtype=torch.long))[0]
+            loss = (y - x @ target).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            out.append(loss.item())
+        return out
+
+    want = losses("loop")
+    assert want[-1] < 0.8 * want[0]
+    assert losses("auto") == pytest.approx(want, abs=1e-5)
 
 
 def test_topk_layer_is_arias_moe_block():
