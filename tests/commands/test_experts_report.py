@@ -50,7 +50,7 @@ def test_one_json_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_the_shipped_checkpoint_has_a_report(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["experts", "report", str(ROOT / "checkpoints" / "tiny")]) == 0
     said = capsys.readouterr().out
-    assert "Experts of tiny: stage sft" in said and "wanted k = 2" in said and "note:" not in said
+    assert "Experts of tiny: stage settle" in said and "wanted k = 2" in said and "note:" not in said
 
 
 def test_the_terminal_is_safe_from_what_records_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
