@@ -16,7 +16,7 @@ from timeexpert.kernels.backend import KernelError, use_triton
 from timeexpert.kernels.experts import experts_forward
 from timeexpert.kernels.permutation import permute
 
-from .fused_experts import fused_experts
+from .fused_experts import fused_experts, product_type
 from .gate import Routing
 
 
@@ -108,4 +108,9 @@ class SharedExperts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        kind = product_type(x)
+        if torch.is_autocast_enabled(x.device.type) or kind == x.dtype:
+            return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up, down = (layer.weight.to(kind) for layer in (self.gate_proj, self.up_proj, self.down_proj))
+        x_K = x.to(kind)
+        return F.linear(F.silu(F.linear(x_K, gate)) * F.linear(x_K, up), down).to(x.dtype)

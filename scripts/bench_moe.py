@@ -37,6 +37,7 @@ from transformers.models.aria.modeling_aria import AriaTextMoELayer
 
 from timeexpert.moe import MoEConfig, MoELayer
 from timeexpert.moe.fused_experts import add_rows, gather_rows, zeros_to_sum
+from timeexpert.stages.memory import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = ("512,256,128,16,4", "2048,512,256,64,6", "4096,1024,416,64,6", "4096,128,64,6,2")
@@ -350,6 +351,8 @@ def main() -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(args.device)
+    if device.type == "cpu":
+        keep_freed_memory()  # as training does; for all that is compared
     results: list[dict] = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=len(args.sizes) * len(args.dtype) * 2 * args.repeats)

@@ -1,10 +1,30 @@
-"""How much memory a run takes: this process and its data workers."""
+"""How much memory a run takes, this process and its data workers; and what it does with freed memory."""
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from pathlib import Path
 
 import psutil
+
+
+# malloc.h of glibc
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+
+
+def keep_freed_memory() -> bool:
+    """Have this process use freed memory again instead of giving it back; false where its C library cannot.
+
+    glibc returns blocks of 32 MiB and more to the system when they are freed, and every step's gradients of stacked
+    experts then begin with fresh pages: 20 ms for 64 MiB, as long as the products that fill them.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "gnu_get_libc_version"):
+        return False
+    return bool(libc.mallopt(M_MMAP_MAX, 0)) and bool(libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
 class PeakMemory:

@@ -34,7 +34,7 @@ from timeexpert.tokenization.text import HuggingFaceText, SentencePieceText, Tex
 
 from .config import RunConfig, StageConfig
 from .loop import StageRun, Stopped, autocast, seed_everything, stage_seed
-from .memory import PeakMemory
+from .memory import PeakMemory, keep_freed_memory
 from .models import build_model, model_config
 from .run_folder import RunError, RunFolder
 from .tables import flat_figures, summary_table
@@ -58,6 +58,8 @@ class Trainer:
             torch.set_num_threads(self.config.train.threads)
         disable_progress_bar()  # transformers' bar for one small file would only flicker
         self.place = pick_device(self.device)
+        if self.place.type == "cpu":
+            keep_freed_memory()
         self.datasets: dict[str, ShardDataset] = {}
         self.memory = PeakMemory()
         cache = int(self.config.data.cache_gib * 2**30)

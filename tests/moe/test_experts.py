@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from tests.kernels.cases import LOADS, assert_same, mask_of
 from timeexpert.kernels import backend as kernels_backend
 from timeexpert.moe import Experts, Routing
+from timeexpert.moe import fused_experts as fused
 from timeexpert.moe.experts import ExpertsError, SharedExperts, can_use_grouped_mm
 
 T, D, WIDTH, E = 37, 16, 8, 5
@@ -44,12 +46,17 @@ def inputs_of(load: str = "uneven", model_dim: int = D, dtype: torch.dtype = tor
     return torch.randn(T, model_dim).to(dtype), LOADS[load](T, E), torch.rand(T, E)
 
 
+def gradient_of(y: Tensor) -> Tensor:
+    """Numbers that every type holds exactly."""
+    return torch.randn(y.shape, generator=torch.Generator().manual_seed(2)).bfloat16().to(y.dtype)
+
+
 def outputs_and_gradients(experts: Experts, x: Tensor, mask: Tensor, weight: Tensor, **autocast: Any) -> list[Tensor]:
     """y, and the gradients of tokens, weights of the pairs and both weights of the experts."""
     x, weight = x.clone().requires_grad_(), weight.clone().requires_grad_()
     with torch.autocast("cpu", enabled=bool(autocast), **autocast):
         y = experts(x, routing_of(mask, weight))
-    d_y = torch.randn(y.shape, generator=torch.Generator().manual_seed(2)).to(y.dtype)
+    d_y = gradient_of(y)
     wanted = (x, weight, experts.gate_up_proj, experts.down_proj)
     return [y.detach(), *torch.autograd.grad(y, wanted, d_y)]
 
@@ -95,6 +102,32 @@ def test_an_expert_is_a_swiglu():
     assert_close(experts(x, routing_of(weight > 0, weight)), torch.stack(want))
 
 
+@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize("instructions", [True, False])
+def test_bf16_with_and_without_instructions_for_it(load: str, instructions: bool, monkeypatch: pytest.MonkeyPatch):
+    """Without, products are made in float32, and what comes out is rounded once."""
+    monkeypatch.setattr(fused, "_has_one_of", lambda flags: instructions)
+    experts, inputs = make_experts("fused", dtype=torch.bfloat16), inputs_of(load, dtype=torch.bfloat16)
+    assert fused.product_type(inputs[0]) == (torch.bfloat16 if instructions else torch.float32)
+    want = outputs_and_gradients(make_experts("loop", dtype=torch.bfloat16).double(), inputs[0].double(), *inputs[1:])
+    got = outputs_and_gradients(experts, *inputs)
+    for a, b in zip(got, want, strict=True):
+        error = float((a.double() - b).norm())
+        assert error <= (2e-2 if instructions else 2**-9) * float(b.norm())
+
+
+def test_shared_experts_without_bf16_instructions(monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    shared, x = SharedExperts(D, WIDTH).to(torch.bfloat16), torch.randn(2, T, D).to(torch.bfloat16)
+    want = copy.deepcopy(shared).double()(x.double())
+    monkeypatch.setattr(fused, "_has_one_of", lambda flags: False)
+    got = shared(x)
+    assert got.dtype == torch.bfloat16
+    assert_close(got.double(), want, atol=0, rtol=2**-8)  # one rounding
+    got.sum().backward()
+    assert all(parameter.grad.dtype == torch.bfloat16 for parameter in shared.parameters())
+
+
 @pytest.mark.parametrize("backend", ["fused", "grouped_mm", "loop"])
 def test_an_expert_without_tokens_has_gradients_of_exactly_zero(backend: str):
     x, mask, weight = inputs_of("some_empty")
@@ -129,7 +162,7 @@ def test_what_is_frozen_gets_no_gradient_and_the_rest_gets_the_same(trained: tup
     for i, tensor in enumerate(tensors):
         tensor.requires_grad_(i in trained)
     y = experts(x, routing_of(mask, weight))
-    y.backward(torch.randn(y.shape, generator=torch.Generator().manual_seed(2)))
+    y.backward(gradient_of(y))
     for i, (tensor, gradient) in enumerate(zip(tensors, want[1:], strict=True)):
         if i in trained:
             assert_close(tensor.grad, gradient)
