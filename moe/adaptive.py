@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .layer import MoELayer
+from .rows import read_row, whole, write_row
 from .statistics import LayerStatistics, load_counts, save_counts
 
 
@@ -88,7 +89,7 @@ class AdaptiveExperts:
         gate.active_experts[slot] = False
         gate.activation_rates[:, slot] = 0
         for moment in self._moments(layer):
-            moment[slot] = 0
+            write_row(moment, slot, 0.0)
         reason = (
             f"computed {_percent(used / total)} of {total:.0f} tokens in {self.steps} steps, "
             f"less than tau_min ({_percent(self.config.tau_min)})"
@@ -109,7 +110,7 @@ class AdaptiveExperts:
         gate.activation_rates[:, slot] = 0
         self._copy_mlp(layer, slot, nearest, torch.Generator().manual_seed(_mix(self.seed, step, index, slot)))
         for moment in self._moments(layer):
-            moment[slot] = moment[nearest]
+            write_row(moment, slot, read_row(moment, nearest))
         share = unassigned / answers
         reason = (
             f"{_percent(share)} of {answers:.0f} tokens of answers in {self.steps} steps were accepted by no expert, "
@@ -121,15 +122,15 @@ class AdaptiveExperts:
 
     def _copy_mlp(self, layer: MoELayer, slot: int, nearest: int, generator: torch.Generator) -> None:
         experts, shared = layer.experts, layer.shared_experts
-        gate_up, down = experts.gate_up_proj[nearest], experts.down_proj[nearest]
+        gate_up, down = read_row(experts.gate_up_proj, nearest), read_row(experts.down_proj, nearest)
         if self.config.copy_from == "shared":
             assert shared is not None
             width = len(down)
-            gate_up = torch.cat([shared.gate_proj.weight[:width], shared.up_proj.weight[:width]]).t()
-            down = shared.down_proj.weight[:, :width].t()
+            gate, up, out = (whole(p.weight) for p in (shared.gate_proj, shared.up_proj, shared.down_proj))
+            gate_up, down = torch.cat([gate[:width], up[:width]]).t(), out[:, :width].t()
         for stacked, source in ((experts.gate_up_proj, gate_up), (experts.down_proj, down)):
             noise = torch.randn(source.shape, generator=generator).to(source)
-            stacked[slot] = source + self.config.noise * source.float().std().to(source) * noise
+            write_row(stacked, slot, source + self.config.noise * source.float().std().to(source) * noise)
 
     def _moments(self, layer: MoELayer) -> list[Tensor]:
         """Optimizer state with a row per expert slot: of the gate's rows and thresholds, and of the experts."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from timeexpert.errors import UserError
 from timeexpert.kernels import reference
@@ -17,7 +18,7 @@ from timeexpert.kernels.experts import experts_forward
 from timeexpert.kernels.permutation import permute
 
 from .fused_experts import fused_experts, product_type
-from .gate import Routing
+from .gate import Pairs
 
 
 class ExpertsError(UserError):
@@ -50,18 +51,18 @@ class Experts(nn.Module):
         self.gate_up_proj = nn.Parameter(torch.empty(num_experts, model_dim, 2 * expert_dim))
         self.down_proj = nn.Parameter(torch.empty(num_experts, expert_dim, model_dim))
 
-    def forward(self, x_TD: Tensor, routing: Routing) -> Tensor:
+    def forward(self, x_TD: Tensor, pairs: Pairs) -> Tensor:
         """y_TD in the type of ``x_TD``: each token's weighted sum over its experts, 0 where it has none.
 
         Under autocast the products run in its type. ExpertsError: the backend cannot compute these experts.
         """
         device = x_TD.device.type
-        tensors: tuple[Tensor, Tensor, Tensor] = (x_TD, self.gate_up_proj, self.down_proj)
+        tensors: tuple[Tensor, Tensor, Tensor] = (x_TD, _own(self.gate_up_proj), _own(self.down_proj))
         if torch.is_autocast_enabled(device):  # neither grouped_mm nor operators of one's own follow autocast
             kind = torch.get_autocast_dtype(device)
-            tensors = (x_TD.to(kind), self.gate_up_proj.to(kind), self.down_proj.to(kind))
+            tensors = (x_TD.to(kind), tensors[1].to(kind), tensors[2].to(kind))
         with torch.autocast(device, enabled=False):
-            return self._compute(self._choose(*tensors), *tensors, routing).to(x_TD.dtype)
+            return self._compute(self._choose(*tensors), *tensors, pairs).to(x_TD.dtype)
 
     def _choose(self, *tensors: Tensor) -> str:
         """The backend for these tensors."""
@@ -86,15 +87,19 @@ class Experts(nn.Module):
             )
         return self.backend
 
-    def _compute(self, backend: str, x_TD: Tensor, gate_up: Tensor, down: Tensor, routing: Routing) -> Tensor:
-        pairs = routing.token_P, routing.weight_P
+    def _compute(self, backend: str, x_TD: Tensor, gate_up: Tensor, down: Tensor, pairs: Pairs) -> Tensor:
         if backend == "fused":
-            return fused_experts(x_TD, gate_up, down, *pairs, routing.tokens_per_expert_E)
+            return fused_experts(x_TD, gate_up, down, pairs.token_P, pairs.weight_P, pairs.tokens_per_expert_E)
         if backend == "grouped_mm":
-            return grouped_mm_experts(x_TD, gate_up, down, *pairs, routing.tokens_per_expert_E)
+            return grouped_mm_experts(x_TD, gate_up, down, pairs.token_P, pairs.weight_P, pairs.tokens_per_expert_E)
         kernels = "triton" if backend == "triton" else "torch"  # loop: the kernels' reference
-        order = permute(routing.mask_TE, num_pairs=len(routing.token_P), backend=kernels)
-        return experts_forward(x_TD, gate_up, down, order, routing.weight_P, backend=kernels)
+        order = permute(pairs.mask_TE, num_pairs=len(pairs.token_P), backend=kernels)
+        return experts_forward(x_TD, gate_up, down, order, pairs.weight_P, backend=kernels)
+
+
+def _own(stacked: Tensor) -> Tensor:
+    """The experts that this rank holds."""
+    return stacked.to_local() if isinstance(stacked, DTensor) else stacked
 
 
 class SharedExperts(nn.Module):

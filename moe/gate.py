@@ -27,32 +27,40 @@ class TokenRole(IntEnum):
 
 
 @dataclass(frozen=True)
-class Routing:
-    """What the gate decided. Losses, statistics and expert edits read it; nothing else is kept.
+class Pairs:
+    """Which experts compute which tokens: what the experts need of a routing.
 
     ``token_P``/``expert_P`` (P,) int64: the routed pairs, sorted by expert, then token. ``weight_P`` (P,):
     what each expert's output is multiplied by (differentiable). ``mask_TE`` bool: who computes whom.
-    ``gate_TE`` float: the differentiable 0/1 gate. ``score_TE`` float: scores before the threshold.
-    ``fallback_T`` bool: tokens that no expert accepted. ``flipped_T``: share of each token's decisions that the
-    history term changed. ``z_logits_TE``: what the z-loss is taken of. ``directions_2D``: sums of the inputs at
-    length 1, over all tokens and over the answers' tokens that no expert accepted (only where roles are given).
     """
 
     token_P: Tensor
     expert_P: Tensor
     weight_P: Tensor
     mask_TE: Tensor
+
+    @property
+    def tokens_per_expert_E(self) -> Tensor:
+        """(E,) int64."""
+        return self.mask_TE.sum(0)
+
+
+@dataclass(frozen=True)
+class Routing(Pairs):
+    """What the gate decided. Losses, statistics and expert edits read it; nothing else is kept.
+
+    ``gate_TE`` float: the differentiable 0/1 gate. ``score_TE`` float: scores before the threshold.
+    ``fallback_T`` bool: tokens that no expert accepted. ``flipped_T``: share of each token's decisions that the
+    history term changed. ``z_logits_TE``: what the z-loss is taken of. ``directions_2D``: sums of the inputs at
+    length 1, over all tokens and over the answers' tokens that no expert accepted (only where roles are given).
+    """
+
     gate_TE: Tensor
     score_TE: Tensor
     fallback_T: Tensor
     flipped_T: Tensor
     z_logits_TE: Tensor
     directions_2D: Tensor | None = None
-
-    @property
-    def tokens_per_expert_E(self) -> Tensor:
-        """(E,) int64."""
-        return self.mask_TE.sum(0)
 
 
 class _Accept(torch.autograd.Function):

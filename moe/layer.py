@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .config import MoEConfig
+from .dispatch import Dispatch, LocalDispatch
 from .experts import Experts, SharedExperts
 from .gate import Gate, Routing
 
@@ -15,6 +16,7 @@ class MoELayer(nn.Module):
     def __init__(self, config: MoEConfig, *, model_dim: int, num_token_types: int) -> None:
         super().__init__()
         self.gate = Gate(config, model_dim=model_dim, num_token_types=num_token_types)
+        self.dispatch: Dispatch = LocalDispatch()
         self.experts = Experts(config.slots, model_dim, config.expert_dim, config.backend)
         shared = config.num_shared_experts * config.expert_dim
         self.shared_experts = SharedExperts(model_dim, shared) if shared else None
@@ -27,7 +29,7 @@ class MoELayer(nn.Module):
         x_TD = x_BSD.reshape(-1, x_BSD.shape[-1])
         role_T = None if role_BS is None else role_BS.reshape(-1)
         routing = self.gate(x_TD, type_BS.reshape(-1), role_T)
-        y_TD = self.experts(x_TD, routing)
+        y_TD = self.dispatch(self.experts, x_TD, routing)
         y_BSD = y_TD.view_as(x_BSD)
         if self.shared_experts is not None:
             y_BSD = y_BSD + self.shared_experts(x_BSD)

@@ -9,6 +9,7 @@ from timeexpert.config import ConfigError
 from timeexpert.data.records import TASKS
 from timeexpert.data.synthetic import SynthConfig
 from timeexpert.moe import MoEConfig
+from timeexpert.parallel import ParallelConfig
 from timeexpert.tokenization import NumberFormat
 
 # What a stage may train: parameter-name prefixes of the TimeExpert model (see docs/stages.md).
@@ -150,12 +151,12 @@ class StageConfig:
     weights; ``num_frames``: frames per video, one of them drawn per video (``growing``: the first of them at the
     start of the stage, the last at its end; needs ``batch_videos`` alone); ``snap``: target times to sampled
     frames (``none`` keeps them, ``nearest`` as TRACE, ``inside``: first and last sampled frame of the event).
-    A batch holds at most ``batch_videos`` videos and ``batch_tokens`` padded tokens; ``accumulate`` batches
-    make one optimizer step. ``optimizer``: ``adamw`` (the paper's), or ``muon`` for the matrices of attention and
-    shared experts with ``adamw`` for the rest, at ``matrix_lr`` (None: ``lr``): fewer steps from nothing
-    (docs/log.md). ``gate_lr``: rate of the gates' rows and thresholds (None: ``lr``); cosines forget fast at the
-    rates of a tiny model. ``calibrate_gates``: set the thresholds before the first step, on ``calibrate_batches``
-    batches that are then not trained on.
+    A batch holds at most ``batch_videos`` videos and ``batch_tokens`` padded tokens; ``accumulate`` batches make one
+    optimizer step, over all ranks together. ``optimizer``: ``adamw`` (the paper's); ``muon`` for the matrices of
+    attention and shared experts with ``adamw`` for the rest, at ``matrix_lr`` (None: ``lr``): fewer steps from nothing
+    (docs/log.md); or plain ``sgd``, which shows a wrongly scaled gradient. ``gate_lr``: rate of the gates' rows and
+    thresholds (None: ``lr``); cosines forget fast at the rates of a tiny model. ``calibrate_gates``: set the thresholds
+    before the first step, on ``calibrate_batches`` batches that are then not trained on.
     """
 
     name: str
@@ -173,7 +174,7 @@ class StageConfig:
     batch_tokens: int | None = 16384
     max_tokens: int = 4096
     accumulate: int = 1
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
     lr: float = 5e-6
     matrix_lr: float | None = None
     gate_lr: float | None = None
@@ -228,6 +229,18 @@ class StageConfig:
             raise ConfigError(
                 f"batch_tokens ({self.batch_tokens}) is less than max_tokens ({self.max_tokens}), the longest row: "
                 "it would fit into no batch. Raise batch_tokens or lower max_tokens."
+            )
+
+    def check_ranks(self, ranks: int) -> None:
+        """Raises :class:`ConfigError` where the batches of a step cannot be shared evenly."""
+        if self.accumulate % ranks:
+            above = -(-self.accumulate // ranks) * ranks
+            below = above - ranks
+            fits = [n for n in range(1, self.accumulate + 1) if self.accumulate % n == 0]
+            raise ConfigError(
+                f"stages.{self.name}.accumulate ({self.accumulate}) batches make one optimizer step, and {ranks} ranks "
+                f"cannot share them evenly. Set stages.{self.name}.accumulate to "
+                f"{f'{below} or ' if below else ''}{above}, or start {', '.join(map(str, fits))} ranks."
             )
 
     @property
@@ -285,6 +298,7 @@ class RunConfig:
     text: TextConfig = field(default_factory=TextConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     synth: dict[str, SynthConfig] = field(default_factory=dict)  # made by quickstart before training
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,29 +17,35 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.markup import escape
-from torch.nn.utils import clip_grad_norm_
 from torch.utils.tensorboard import SummaryWriter
 
-from timeexpert.checkpoint import load_optimizers, load_trainer, optimizer_tensors, save_trainer, write_folder
-from timeexpert.data.batch import VideoBatch
+from timeexpert.checkpoint import (
+    load_model_tensors,
+    load_optimizers,
+    load_trainer,
+    model_tensors,
+    optimizer_tensors,
+    save_trainer,
+    write_folder,
+)
 from timeexpert.data.loader import PlannedLoader
 from timeexpert.errors import UserError
 from timeexpert.model import TimeExpert
 from timeexpert.moe import AdaptiveExperts, LayerStatistics
+from timeexpert.parallel import OneProcess
 from timeexpert.reports.scalars import expert_scalars
 from timeexpert.tokenization import TokenType
 
 from .config import StageConfig, TrainConfig
+from .feed import Feed, Step
 from .memory import PeakMemory
 from .optim import build_optimizers, freeze, set_rates
 from .progress import StageProgress
 from .run_folder import RunFolder
 
-EMPTY_BATCHES_IN_A_ROW = 100
-
 
 class TrainingError(UserError):
-    """Training that cannot go on: a loss that is not finite, data of which nothing can be read."""
+    """Training that cannot go on: a loss that is not finite, data that were rebuilt."""
 
 
 class Stopped(Exception):
@@ -55,22 +62,27 @@ class StageRun:
     model: TimeExpert
     loader: PlannedLoader[Any]
     before: int  # global step at which the stage starts
-    save_model: Any  # callable(folder): weights and tokenizer
+    save_model: Callable[[Path, dict[str, Any] | None], None]  # into a folder: weights (the gathered ones) and text
     checksums: dict[str, str]  # of the index of each data set, by name
     console: Console = field(default_factory=Console)
     memory: PeakMemory = field(default_factory=PeakMemory)
     lap: Callable[[], None] = lambda: None  # notes the time spent so far
+    engine: OneProcess = field(default_factory=OneProcess)
 
     def __post_init__(self) -> None:
         freeze(self.model, self.stage)
+        self.engine.shard(self.model, self.model.sharding_units(), ("training_step", "calibrate_gates"))
         self.model.set_gradient_checkpointing(self.train.gradient_checkpointing)
         self.optimizers = build_optimizers(self.model, self.stage)
         self.statistics = self.model.statistics()
+        if self.engine.world_size > 1:
+            self.statistics.sum_over_ranks = self.engine.sum_over_ranks
         self.adaptive = self._adaptive()
         self.device = next(self.model.parameters()).device
         self.step = 0
         self.skipped = 0
         self.stop = False
+        self.feed = Feed(self.loader, self.engine, self.model.label_counts, self._note_dropped, self.stage.name)
 
     def _adaptive(self) -> AdaptiveExperts | None:
         """The process that removes and adds experts, where the config asks for it and the gates are trained."""
@@ -82,47 +94,51 @@ class StageRun:
     def execute(self) -> None:
         """Run the stage from its last checkpoint, or from its start, to its end."""
         self._resume()
+        if not self.engine.is_main:
+            self._train(None)
+            return
         with SummaryWriter(str(self.run.path / "tensorboard"), purge_step=self.before + self.step) as writer:
             self._train(writer)
 
-    def _train(self, writer: SummaryWriter) -> None:
-        batches = self._batches()
+    def _train(self, writer: SummaryWriter | None) -> None:
         trained = [p for p in self.model.parameters() if p.requires_grad]
         with self._signals(), StageProgress(self.console, self.stage.name, self.step, self.stage.steps) as progress:
             if self.step == 0 and self.stage.calibrate_gates:
-                sample = [next(batches)[0].to(self.device) for _ in range(self.stage.calibrate_batches)]
-                with autocast(self.train, self.device):
-                    self.model.calibrate_gates(*sample)
+                self._calibrate()
             while self.step < self.stage.steps:
                 began = time.monotonic()
                 self.model.train()
-                micro = [next(batches)[0].to(self.device) for _ in range(self.stage.accumulate)]
-                figures = self._forward_backward(micro)
-                figures["grad_norm"] = float(clip_grad_norm_(trained, self.train.max_grad_norm))
-                self._check_finite("gradient norm", figures["grad_norm"], micro)
+                step = self.feed.take(self.stage.accumulate)
+                figures = self._forward_backward(step)
+                self.engine.reduce_gradients(trained)
+                figures["grad_norm"] = self.engine.clip_grad_norm_(trained, self.train.max_grad_norm)
+                self._check_finite("gradient norm", figures["grad_norm"], step)
                 figures["lr"] = set_rates(self.optimizers, self.stage, self.step)
                 for optimizer in self.optimizers:
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
                 counts = self.statistics.fold()
                 self.step += 1
-                tokens = sum(int(b.attention_mask.sum()) for b in micro)
-                figures["tokens_per_s"] = tokens / (time.monotonic() - began)
-                self._record(writer, figures, sum(len(b.sample_ids) for b in micro))
+                figures["tokens_per_s"] = step.tokens / (time.monotonic() - began)
+                self._record(writer, figures, len(step.sample_ids))
                 self._edit_experts(counts)
                 progress.update(self.step, figures["loss"], figures["tokens_per_s"])
-                if self.stop or (self.step % self.train.checkpoint_every == 0 and self.step < self.stage.steps):
+                stop = self.engine.any(self.stop)
+                if stop or (self.step % self.train.checkpoint_every == 0 and self.step < self.stage.steps):
                     self.save()
-                if self.stop:
+                if stop:
                     raise Stopped
 
-    def _forward_backward(self, micro: list[VideoBatch]) -> dict[str, float]:
-        counts: dict[str, float] = {}
-        for batch in micro:
-            for name, count in self.model.label_counts(batch).items():
-                counts[name] = counts.get(name, 0.0) + count
+    def _calibrate(self) -> None:
+        """Every rank sees all of the batches: thresholds are quantiles, and those of parts do not add up."""
+        batches = [batch.to(self.device) for batch in self.feed.take_all(self.stage.calibrate_batches)]
+        with autocast(self.train, self.device):
+            self.model.calibrate_gates(*batches)
+
+    def _forward_backward(self, step: Step) -> dict[str, float]:
+        counts = step.label_counts
         figures: dict[str, float] = {"loss": 0.0}
-        for batch in micro:
+        for batch in (micro.to(self.device) for micro in step.micro):
             with autocast(self.train, self.device):
                 out = self.model.training_step(batch, counts)
             out.loss.backward()
@@ -132,40 +148,24 @@ class StageRun:
             for name, value in out.losses.items():
                 key = {"z": "z_loss", "task": "aux_loss"}.get(name, f"loss_{name}")
                 figures[key] = figures.get(key, 0.0) + float(value.detach())
-        self._check_finite("loss", figures["loss"], micro)
+        sums = torch.tensor(list(figures.values()), dtype=torch.float64)
+        self.engine.sum_over_ranks([sums])
+        figures = dict(zip(figures, sums.tolist(), strict=True))
+        self._check_finite("loss", figures["loss"], step)
         return figures
 
-    def _check_finite(self, name: str, value: float, micro: list[VideoBatch]) -> None:
+    def _check_finite(self, name: str, value: float, step: Step) -> None:
         if not math.isfinite(value):
             raise TrainingError(
                 f"the {name} is {value} at step {self.step} of stage {self.stage.name!r} "
-                f"(samples {', '.join(micro[0].sample_ids[:3])}, ...). Lower stages.{self.stage.name}.lr "
+                f"(samples {', '.join(step.sample_ids[:3])}, ...). Lower stages.{self.stage.name}.lr "
                 f"({self.stage.lr}) or train.max_grad_norm; the last checkpoint is in {self.run.checkpoints}."
             )
 
-    def _batches(self) -> Iterator[tuple[VideoBatch, dict[str, Any]]]:
-        """Readable batches; what was dropped is counted and written to dropped.jsonl with its reason."""
-        empty = 0
-        for batch, state in self.loader:
-            dropped = batch.dropped if isinstance(batch, VideoBatch) else batch
-            self._note_dropped(dropped)
-            if isinstance(batch, VideoBatch):
-                empty = 0
-                yield batch, state
-                continue
-            empty += 1
-            if empty == EMPTY_BATCHES_IN_A_ROW:
-                reason = dropped[-1][1].rstrip(".") if dropped else "no questions"
-                raise TrainingError(
-                    f"stage {self.stage.name!r}: {empty} batches in a row held nothing readable; the last reason: "
-                    f"{reason}. Run timeexpert data validate on the shards."
-                )
-
-    def _note_dropped(self, dropped: Any) -> None:
-        import json
-
+    def _note_dropped(self, dropped: tuple[tuple[str, str], ...]) -> None:
+        """Count what could not be read, and write it down with its reason."""
         self.skipped += len(dropped)
-        if not dropped:
+        if not dropped or not self.engine.is_main:
             return
         with open(self.run.dropped, "a", encoding="utf-8") as out:
             for sample, reason in dropped:
@@ -176,18 +176,18 @@ class StageRun:
     def _place(self) -> dict[str, Any]:
         return {"stage": self.stage.name, "step": self.step, "global_step": self.before + self.step}
 
-    def _record(self, writer: SummaryWriter, figures: dict[str, float], samples: int) -> None:
+    def _record(self, writer: SummaryWriter | None, figures: dict[str, float], samples: int) -> None:
         place, global_step = self._place, self.before + self.step
         if self.step % self.train.log_every == 0 or self.step in (1, self.stage.steps):
             self.memory.sample()
             self.run.record({"kind": "train", **place, **figures, "samples": samples, "skipped": self.skipped})
-            for name, value in figures.items():
+            for name, value in figures.items() if writer is not None else ():
                 writer.add_scalar(f"train/{name}", value, global_step)
         if self.step % self.train.experts_every == 0 or self.step == self.stage.steps:
             types = [t.name.lower() for t in TokenType]
             row = {"kind": "experts", **place, "token_types": types, "layers": self.statistics.to_json()}
             self.run.record(row)
-            for name, value in expert_scalars(row).items():
+            for name, value in expert_scalars(row).items() if writer is not None else ():
                 writer.add_scalar(name, value, global_step)
             self.statistics.reset()
 
@@ -202,40 +202,44 @@ class StageRun:
 
     def save(self) -> None:
         """Write a checkpoint of this very step, then remove old ones."""
+        main = self.engine.is_main
         window = self.statistics.state_tensors()
         if self.adaptive is not None:
             window |= self.adaptive.state_tensors()
-        tensors = {**optimizer_tensors(self.model, self.optimizers), **window, "rng.torch": torch.get_rng_state()}
+        moments = optimizer_tensors(self.model, self.optimizers, keep=main)
+        weights = model_tensors(self.model, keep=main) if self.engine.shards else None
+        tensors = {**moments, **window, "rng.torch": torch.get_rng_state()}
         if torch.cuda.is_available():
             tensors["rng.cuda"] = torch.cuda.get_rng_state()
         state = {
             "stage": self.stage.name,
             "step": self.step,
             "global_step": self.before + self.step,
-            "data": self.loader.state_dict(),
+            "data": self.feed.state,
             "checksums": self.checksums,
             "skipped": self.skipped,
         }
 
-        def fill(folder: Any) -> None:
-            self.save_model(folder)
+        def fill(folder: Path) -> None:
+            self.save_model(folder, weights)
             save_trainer(folder, tensors, state)
 
-        write_folder(self.run.checkpoints / f"{self.stage.name}-{self.step:07d}", fill)
-        self.run.prune(self.stage.name, self.train.keep_checkpoints)
+        def write() -> None:
+            write_folder(self.run.checkpoints / f"{self.stage.name}-{self.step:07d}", fill)
+            self.run.prune(self.stage.name, self.train.keep_checkpoints)
+
+        self.engine.from_main(write)
         self.lap()
 
     def _resume(self) -> None:
-        folder, problems = self.run.latest_checkpoint(self.stage.name)
+        folder, problems = self.engine.from_main(lambda: self.run.latest_checkpoint(self.stage.name))
         for problem in problems:
             self.console.print(f"[yellow]left out a damaged checkpoint:[/] {escape(problem)}", highlight=False)
         if folder is None:
             self.run.forget_after(self.before, evals=False)
             self.run.forget_dropped(self.stage.name, 0)
             return
-        from safetensors.torch import load_model
-
-        load_model(self.model, folder / "model.safetensors", device=str(self.device))
+        load_model_tensors(self.model, folder)
         tensors, state = load_trainer(folder)
         self._check_data(folder, state["checksums"])
         load_optimizers(self.model, self.optimizers, tensors)
@@ -245,7 +249,7 @@ class StageRun:
         torch.set_rng_state(tensors["rng.torch"])
         if "rng.cuda" in tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors["rng.cuda"])
-        self.loader.load_state_dict(state["data"])
+        self.feed.load_state_dict(state["data"])
         self.step, self.skipped = state["step"], state["skipped"]
         self.run.forget_after(self.before + self.step, evals=False)
         self.run.forget_dropped(self.stage.name, self.step)

@@ -1,4 +1,4 @@
-"""Optimizers and schedule: AdamW (and Muon), linear warm-up, cosine decay."""
+"""Optimizers and schedule: AdamW (and Muon, and SGD), linear warm-up, cosine decay."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor, Replicate
 
 from timeexpert.moe import Gate, MoELayer
+from timeexpert.moe.rows import scale_rows
 
 from .config import PARTS, StageConfig
 
@@ -31,7 +33,8 @@ def build_optimizers(model: nn.Module, stage: StageConfig) -> list[torch.optim.O
 
     With ``optimizer: muon`` the decoder's matrices (attention, shared experts) go to torch's Muon instead, at
     ``matrix_lr`` (comparable to AdamW's: ``match_rms_adamw``). The experts are stacked in tensors of three
-    dimensions, which torch's Muon does not take; they stay with AdamW, as do embeddings and heads.
+    dimensions, which torch's Muon does not take; they stay with AdamW, as do embeddings and heads. ``sgd`` is torch's
+    SGD without momentum in AdamW's place.
     """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     matrices = []
@@ -52,12 +55,18 @@ def build_optimizers(model: nn.Module, stage: StageConfig) -> list[torch.optim.O
         {"params": experts, "weight_decay": 0.0, "active_decay": stage.weight_decay, "peak": stage.lr},
     ]
     groups = [group for group in groups if group["params"]]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=stage.lr, betas=(0.9, stage.beta2))]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.SGD(groups, lr=stage.lr)
+        if stage.optimizer == "sgd"
+        else torch.optim.AdamW(groups, lr=stage.lr, betas=(0.9, stage.beta2))
+    ]
     optimizers[0].register_step_pre_hook(partial(_decay_active, slots))
     if matrices:
         peak = stage.matrix_lr or stage.lr
         muon: list[dict[str, Any]] = [{"params": matrices, "weight_decay": stage.weight_decay, "peak": peak}]
         optimizers.append(torch.optim.Muon(muon, lr=peak, momentum=0.95, adjust_lr_fn="match_rms_adamw"))
+        optimizers[1].register_step_pre_hook(_gather_matrices)
+        optimizers[1].register_step_post_hook(_shard_matrices)
     return optimizers
 
 
@@ -69,7 +78,28 @@ def _decay_active(slots: dict[nn.Parameter, Gate], optimizer: torch.optim.Optimi
             if stacked.grad is None:  # AdamW leaves it alone as well
                 continue
             kept_E = torch.where(slots[stacked].active_experts, 1 - group["lr"] * group["active_decay"], 1.0)
-            stacked.mul_(kept_E[:, None, None])
+            scale_rows(stacked, kept_E)
+
+
+def _gather_matrices(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Sharded gradients and momenta become whole: the orthogonal matrix nearest to one is not found by blocks."""
+    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+        if isinstance(parameter.grad, DTensor):
+            parameter.grad = _whole_on_each_rank(parameter.grad)
+            state = optimizer.state[parameter]
+            if "momentum_buffer" in state:
+                state["momentum_buffer"] = _whole_on_each_rank(state["momentum_buffer"])
+
+
+def _shard_matrices(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    for parameter, state in optimizer.state.items():
+        if isinstance(parameter, DTensor) and "momentum_buffer" in state:
+            # cloned: a view of the block would keep all of it
+            state["momentum_buffer"] = state["momentum_buffer"].redistribute(placements=parameter.placements).clone()
+
+
+def _whole_on_each_rank(tensor: DTensor) -> DTensor:
+    return tensor.redistribute(placements=[Replicate()] * tensor.device_mesh.ndim)
 
 
 def rate(stage: StageConfig, step: int) -> float:

@@ -31,6 +31,12 @@ FREE_KEYS: tuple[str, ...] = (
     "data.num_workers",
     "data.cache_gib",
     "data.root",
+    "parallel.engine",
+    "parallel.dispatcher",
+    "parallel.data",
+    "parallel.shard",
+    "parallel.expert",
+    "parallel.timeout_s",
 )
 
 
@@ -188,6 +194,32 @@ class RunFolder:
         found = self._checkpoints_of(stage)
         for folder in found[: max(0, len(found) - keep)]:
             shutil.rmtree(folder)
+
+
+class ForeignRunFolder(RunFolder):
+    """The run folder on a rank that only reads: rank 0 holds it and writes into it."""
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Rank 0 has the lock."""
+        yield
+
+    def record(self, row: dict[str, Any]) -> None:
+        """Nothing."""
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[Callable[[], None]]:
+        """Nothing."""
+        yield lambda: None
+
+    def forget_after(self, global_step: int, *, evals: bool) -> None:
+        """Nothing."""
+
+    def forget_dropped(self, stage: str, step: int) -> None:
+        """Nothing."""
+
+    def prune(self, stage: str, keep: int) -> None:
+        """Nothing."""
 
 
 def _changes(config: RunConfig, saved: Path) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from transformers.utils.logging import disable_progress_bar
 
-from timeexpert.checkpoint import verify, write_folder
-from timeexpert.config import ConfigError, load, to_tree
+from timeexpert.checkpoint import model_tensors, verify, write_folder
+from timeexpert.config import ConfigError, to_tree
 from timeexpert.data.collate import BatchLoader, Reading, VideoQuestions
 from timeexpert.data.frames import FrameReader
 from timeexpert.data.loader import PlannedLoader
@@ -27,11 +27,13 @@ from timeexpert.data.shards import ShardDataset
 from timeexpert.errors import UserError
 from timeexpert.evaluation.runner import Answer, evaluate, mean_segment, score, scored_questions
 from timeexpert.model import TimeExpert
-from timeexpert.predict import INFERENCE, Clip, InferenceConfig, Predictor, Request, load_model, pick_device
+from timeexpert.parallel import OneProcess
+from timeexpert.predict import INFERENCE, InferenceConfig, Predictor, load_model, pick_device
 from timeexpert.reports.run_report import Example, write_report
 from timeexpert.tokenization import EventCodec, EventSequence, NumberFormat
 from timeexpert.tokenization.text import HuggingFaceText, SentencePieceText, TextTokenizer, load_text
 
+from .answers import NOISE_SEED, answerer
 from .config import RunConfig, StageConfig
 from .loop import StageRun, Stopped, autocast, seed_everything, stage_seed
 from .memory import PeakMemory, keep_freed_memory
@@ -39,7 +41,6 @@ from .models import build_model, model_config
 from .run_folder import RunError, RunFolder
 from .tables import flat_figures, summary_table
 
-NOISE_SEED = 1234
 EXIT_TERMINATED = 143  # what shells say of SIGTERM
 DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -52,12 +53,16 @@ class Trainer:
     run: RunFolder
     device: str = "auto"
     console: Console = field(default_factory=Console)
+    engine: OneProcess = field(default_factory=OneProcess)
 
     def __post_init__(self) -> None:
+        for stage in self.config.stages:
+            stage.check_ranks(self.engine.world_size)
         if self.config.train.threads is not None:
             torch.set_num_threads(self.config.train.threads)
         disable_progress_bar()  # transformers' bar for one small file would only flicker
         self.place = pick_device(self.device)
+        self.home = torch.device("cpu") if self.engine.shards else self.place  # a rank's GPU takes its share only
         if self.place.type == "cpu":
             keep_freed_memory()
         self.datasets: dict[str, ShardDataset] = {}
@@ -90,17 +95,17 @@ class Trainer:
     def _execute(self, only: Sequence[str]) -> dict[str, Any]:
         if self.config.data.eval and any(stage.evaluate for stage in self.config.stages):
             self.held_out()  # data that cannot be scored are refused before anything is written
-        self.run.start(self.config)
+        self.engine.from_main(lambda: self.run.start(self.config))
         seed_everything(self.config.train.seed)
+        self.engine.from_main(lambda: self._text().vocab_size)  # made once, and read by every rank
         text = self._text()
         model = self._model(text)
         before = 0
         unfinished: list[str] = []
         for place, stage in enumerate(self.config.stages):
             folder = self.run.models / stage.name
-            if (folder / INFERENCE).is_file():
-                verify(folder)
-                model = load_model(folder, model_config(self.config, text)).to(self.place)
+            if self._is_finished(folder):
+                model = load_model(folder, model_config(self.config, text)).to(self.home)
                 self.run.prune(stage.name, 0)
             elif only and stage.name not in only:
                 unfinished.append(stage.name)
@@ -112,11 +117,23 @@ class Trainer:
             else:
                 seed_everything(stage_seed(self.config.train.seed, place))
                 self._train(stage, model, text, before)
-                self._export(stage, model, text, before + stage.steps)
+                if self.engine.shards:  # the next stage may train, and so shard, other parts
+                    model = load_model(folder, model_config(self.config, text))
             before += stage.steps
-            if (folder / INFERENCE).is_file() and self.config.data.eval and stage.evaluate:
+            if stage.name not in unfinished and self.config.data.eval and stage.evaluate:
                 self._evaluate(stage, model, text, before)
-        return self._summary(model)
+        return self.engine.from_main(partial(self._summary, model))
+
+    def _is_finished(self, folder: Path) -> bool:
+        """Whether a stage's model is there. Raises CheckpointError where it is damaged."""
+
+        def look() -> bool:
+            there = (folder / INFERENCE).is_file()
+            if there:
+                verify(folder)
+            return there
+
+        return self.engine.from_main(look)
 
     def _text(self) -> TextTokenizer:
         settings, kept = self.config.text, self.run.path / "text"
@@ -139,7 +156,7 @@ class Trainer:
 
     def _model(self, text: TextTokenizer) -> TimeExpert:
         try:
-            model = build_model(self.config, text).to(self.place)
+            model = build_model(self.config, text).to(self.home)
             reads = model.frame_encoder.vision_tower.main_input_name
             if reads != "pixel_values":
                 raise ValueError(f"a vision tower reads pixel_values, this one {reads}.")
@@ -176,11 +193,12 @@ class Trainer:
         mixture = Mixture([len(s) for s in sources], list(stage.mix.values()), self.config.train.seed)
         # rows are cut at max_tokens, which batch_tokens is never below: the planner has nothing to drop
         planner = BatchPlanner(mixture, load.length, stage.batch_tokens, stage.batch_videos)
-        return PlannedLoader(planner, load, self.config.data.num_workers)
+        ranks = {"rank": self.engine.rank, "world_size": self.engine.world_size}
+        return PlannedLoader(planner, load, self.config.data.num_workers, **ranks)
 
     def _train(self, stage: StageConfig, model: TimeExpert, text: TextTokenizer, before: int) -> None:
-        def save_model(folder: Path) -> None:
-            model.save_pretrained(folder)
+        def save_model(folder: Path, weights: dict[str, Any] | None) -> None:
+            model.save_pretrained(folder, state_dict=weights)
             text.save(folder)
 
         parts = ", ".join(stage.parts)
@@ -200,7 +218,9 @@ class Trainer:
                 console=self.console,
                 memory=self.memory,
                 lap=lap,
+                engine=self.engine,
             ).execute()
+        self._export(stage, model, text, before + stage.steps)
 
     def _export(self, stage: StageConfig, model: TimeExpert, text: TextTokenizer, global_step: int) -> None:
         settings = self.config.eval
@@ -212,13 +232,18 @@ class Trainer:
             global_step=global_step,
         )
 
+        weights = model_tensors(model, keep=self.engine.is_main) if self.engine.shards else None
+
         def fill(folder: Path) -> None:
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, state_dict=weights)
             text.save(folder)
             (folder / INFERENCE).write_text(json.dumps(to_tree(inference), indent=1), encoding="utf-8")
 
-        write_folder(self.run.models / stage.name, fill)
-        self.run.prune(stage.name, 0)
+        def write() -> None:
+            write_folder(self.run.models / stage.name, fill)
+            self.run.prune(stage.name, 0)
+
+        self.engine.from_main(write)
 
     def held_out(self) -> list[Sample]:
         """The questions that are asked after each stage."""
@@ -230,7 +255,7 @@ class Trainer:
     def _evaluate(self, stage: StageConfig, model: TimeExpert, text: TextTokenizer, step: int) -> None:
         last = stage is self.config.stages[-1]
         for control in (None, "noise_frames", "mean_segment") if last else (None,):
-            if self._recorded(stage.name, control):
+            if self.engine.from_main(partial(self._recorded, stage.name, control)):
                 continue
             with self.run.timed(f"evaluate {stage.name}" + (f" {control}" if control else "")):
                 figures = self._figures(stage, control, model, text)
@@ -253,20 +278,24 @@ class Trainer:
             return score(samples, mean_segment(samples, seen))
         settings = self.config.eval
         inference = InferenceConfig(settings.num_frames, settings.max_new_tokens, settings.max_events)
-        predictor = Predictor(model, text, inference, reader=self.reader)
+        predictor = Predictor(model.to(self.place), text, inference, reader=self.reader)
         noise = NOISE_SEED if control == "noise_frames" else None
         assert self.config.data.eval is not None
         plain = answerer(predictor, self.dataset(self.config.data.eval), noise)
 
         def ask(asked: Sequence[Sample]) -> list[Answer]:
+            """Each rank answers its share."""
+            rank, ranks = self.engine.rank, self.engine.world_size
             with autocast(self.config.train, self.place):
-                return plain(asked)
+                shares = self.engine.gather(plain(asked[rank::ranks]))
+            return [shares[i % ranks][i // ranks] for i in range(len(asked))]
 
         name = stage.name if control is None else f"{stage.name}.{control}"
         path = self.run.path / "predictions" / f"{name}.jsonl"
         figures: dict[str, Any] = {}
         with self.console.status("") as status:
-            for done, result in evaluate(samples, ask, batch_size=settings.batch_size, predictions=path):
+            kept = path if self.engine.is_main else None
+            for done, result in evaluate(samples, ask, batch_size=settings.batch_size, predictions=kept):
                 self.memory.sample()
                 status.update(f"evaluating {name}: {done} of {len(samples)} questions")
                 figures = result or figures
@@ -325,39 +354,6 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
-def answerer(
-    predictor: Predictor, dataset: ShardDataset, noise_seed: int | None = None
-) -> Callable[[Sequence[Sample]], list[Answer]]:
-    """``evaluate``'s question function: reads the videos of a shard folder and asks ``predictor``."""
-    where = {dataset.sample(i).id: i for i in range(len(dataset))}
-
-    def ask(samples: Sequence[Sample]) -> list[Answer]:
-        answers: list[Answer | None] = []
-        requests: list[Request] = []
-        for sample in samples:
-            i = where[sample.id]
-            try:
-                read = predictor.reader.read(
-                    dataset.video_key(i), partial(dataset.media, i), predictor.config.num_frames
-                )
-                request = Request(Clip(*read), sample.prompt, sample.task)
-                predictor.prompt_ids(request)  # a frame time or a prompt that cannot be written
-            except UserError as error:
-                answers.append(Answer(None, error=str(error)))
-                continue
-            requests.append(request)
-            answers.append(None)
-        told = iter(predictor.answer(requests, noise_seed=noise_seed))
-        return [a if a is not None else _as_answer(next(told)) for a in answers]
-
-    return ask
-
-
-def _as_answer(prediction: Any) -> Answer:
-    row = prediction.to_json()
-    return Answer(prediction.events, row["problems"], row["frame_times_s"], row["duration_s"])
-
-
 def _rows(metrics: Path, kind: str) -> list[dict[str, Any]]:
     if not metrics.is_file():
         return []
@@ -370,18 +366,6 @@ def _texts(dataset: ShardDataset) -> list[str]:
     return [t for s in samples for t in (s.prompt, *(e.text for e in s.events)) if t]
 
 
-def run_eval_data(run: Path) -> Path:
-    """The held-out shard folder that a run's config names."""
-    saved = run / "config.yaml"
-    if not saved.is_file():
-        raise UserError(f"{run}: no config.yaml, so it names no held-out data. Give a shard folder with --data.")
-    config = load(RunConfig, saved)
-    if config.data.eval is None:
-        raise UserError(f"{saved}: data.eval is not set. Give a shard folder with --data.")
-    inside = run / "data" / config.data.eval
-    return inside if inside.is_dir() else Path(config.data.root) / config.data.eval
-
-
 def run_and_report(trainer: Trainer, only: Sequence[str] = ()) -> int:
     """Execute a run, print its table and write its report. Returns the exit code; 143 after an orderly stop."""
     try:
@@ -390,6 +374,8 @@ def run_and_report(trainer: Trainer, only: Sequence[str] = ()) -> int:
         where = escape(str(trainer.run.path))
         trainer.console.print(f"stopped; the state is saved. Continue with the same command ({where}).", soft_wrap=True)
         return EXIT_TERMINATED
+    if not trainer.engine.is_main:
+        return 0
     trainer.console.print(summary_table(summary))
     report = escape(str(write_report(trainer.run.path, trainer.examples())))
     trainer.console.print(f"report: {report}", highlight=False, soft_wrap=True)

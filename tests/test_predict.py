@@ -194,7 +194,7 @@ def test_loaded_weights_lie_where_trained_ones_do(tiny_run: Path) -> None:
 def test_the_model_of_a_run_is_what_the_run_evaluated(tiny_run: Path, tiny_data: Path, predictor: Predictor) -> None:
     from timeexpert.data.shards import ShardDataset
     from timeexpert.evaluation.runner import choose, evaluate
-    from timeexpert.stages.train import answerer
+    from timeexpert.stages.answers import answerer
 
     dataset = ShardDataset(tiny_data / "held_out")
     samples = choose([dataset.sample(i) for i in range(len(dataset))], None)

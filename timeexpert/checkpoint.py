@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from timeexpert.errors import UserError
+from timeexpert.moe.rows import block, place, whole
 
 MANIFEST = "manifest.json"
 
@@ -114,21 +115,66 @@ def verify(folder: Path) -> None:
             raise CheckpointError(f"{path}: its bytes differ from the manifest (damaged). Use another checkpoint.")
 
 
-def optimizer_tensors(model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """Optimizer state by parameter name: ``optimizer.NAME.exp_avg`` and so on."""
+def model_tensors(model: torch.nn.Module, *, keep: bool = True) -> dict[str, Tensor] | None:
+    """A sharded model's weights and buffers, whole, on the CPU; ``None`` on a rank that does not ``keep`` them."""
+    out = {}
+    for name, value in model.state_dict().items():
+        gathered = whole(value)  # by all ranks, one tensor at a time
+        if keep:
+            out[name] = gathered.detach().cpu()
+    return out if keep else None
+
+
+def optimizer_tensors(
+    model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], *, keep: bool = True
+) -> dict[str, Tensor]:
+    """Optimizer state by parameter name: ``optimizer.NAME.exp_avg`` and so on.
+
+    Sharded state is gathered, which all ranks do together; those that do not ``keep`` it get nothing.
+    """
     names = {id(p): n for n, p in model.named_parameters()}
     out = {}
     for optimizer in optimizers:
         for parameter, state in optimizer.state.items():
             for key, value in state.items():
-                out[f"optimizer.{names[id(parameter)]}.{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+                gathered = whole(torch.as_tensor(value))
+                if keep:
+                    out[f"optimizer.{names[id(parameter)]}.{key}"] = gathered.detach().cpu().contiguous()
     return out
+
+
+def load_model_tensors(model: torch.nn.Module, folder: Path) -> None:
+    """Put the weights and buffers of ``folder`` into a model of any layout; each rank reads what it holds of them.
+
+    Raises :class:`CheckpointError` where the names differ.
+    """
+    state = model.state_dict()
+    files = sorted(folder.glob("model*.safetensors"))
+    found: set[str] = set()
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (a handle, no mapping)
+                found.add(name)
+                if name in state:
+                    local, where = block(state[name])
+                    stored = file.get_slice(name)
+                    with torch.no_grad():
+                        local.copy_(stored[where] if where else file.get_tensor(name))
+    differing = sorted(found ^ state.keys())
+    if differing:
+        raise CheckpointError(
+            f"{folder}: its weights are those of another model: {', '.join(differing[:3])} "
+            f"{'is' if len(differing) == 1 else 'are'} in one of them only. Use another checkpoint."
+        )
 
 
 def load_optimizers(
     model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], tensors: dict[str, Tensor]
 ) -> None:
-    """Put back what :func:`optimizer_tensors` gave. Raises :class:`CheckpointError` for another model's state."""
+    """Put back what :func:`optimizer_tensors` gave, in the layout of each parameter.
+
+    Raises :class:`CheckpointError` for another model's state.
+    """
     parameters = dict(model.named_parameters())
     owner = {id(p): o for o in optimizers for group in o.param_groups for p in group["params"]}
     for key, value in tensors.items():
@@ -138,8 +184,7 @@ def load_optimizers(
         if name not in parameters or id(parameters[name]) not in owner:
             raise CheckpointError(f"the optimizer state names {name!r}, which this stage does not train.")
         parameter = parameters[name]
-        place = value if field == "step" else value.to(parameter.device)
-        owner[id(parameter)].state[parameter][field] = place.clone()
+        owner[id(parameter)].state[parameter][field] = value.clone() if field == "step" else place(value, parameter)
 
 
 def save_trainer(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:

@@ -11,8 +11,8 @@ from tests.tiny import rows
 from timeexpert.data.shards import ShardDataset
 from timeexpert.evaluation.runner import choose, mean_segment, score
 from timeexpert.predict import Predictor
+from timeexpert.stages.answers import answerer
 from timeexpert.stages.tables import flat_figures, summary_table
-from timeexpert.stages.train import answerer
 
 
 def test_a_video_that_cannot_be_read_is_a_miss_in_an_unchanged_denominator(

@@ -9,8 +9,9 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.tiny import STAGE, TIMED, config_tree, rows, run_config, train
-from timeexpert.stages import loop
+from timeexpert.parallel import OneProcess
 from timeexpert.stages.config import PARTS, StageConfig
+from timeexpert.stages.feed import FeedError
 from timeexpert.stages.loop import TrainingError
 from timeexpert.stages.optim import rate
 
@@ -76,14 +77,14 @@ def test_the_rate_that_was_used_is_recorded(tiny_run: Path) -> None:
 def test_two_half_batches_give_the_losses_and_gradients_of_one_batch(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clip = loop.clip_grad_norm_
+    clip = OneProcess.clip_grad_norm_
     gradients: list[list[Any]] = []
 
-    def keep(parameters: list[Any], most: float) -> Any:
+    def keep(self: OneProcess, parameters: list[Any], most: float) -> float:
         gradients.append([None if p.grad is None else p.grad.clone() for p in parameters])
-        return clip(parameters, most)
+        return clip(self, parameters, most)
 
-    monkeypatch.setattr(loop, "clip_grad_norm_", keep)
+    monkeypatch.setattr(OneProcess, "clip_grad_norm_", keep)
     # the z- and the task loss are means over a micro-batch's tokens, so only the mean of equal halves agrees
     moe = {"z_loss": 0.0, "task_loss": 0.0}
     for name, sizes in (("one", {"batch_videos": 4}), ("two", {"batch_videos": 2, "accumulate": 2})):
@@ -114,7 +115,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_reaches_a_checkpoint(
 def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_change(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "clip_grad_norm_", lambda parameters, most: float("inf"))
+    monkeypatch.setattr(OneProcess, "clip_grad_norm_", lambda self, parameters, most: float("inf"))
     with pytest.raises(TrainingError, match="the gradient norm is inf at step 0 of stage 'sft'"):
         train(one_stage(tiny_data), tmp_path)
 
@@ -125,7 +126,7 @@ def test_data_of_which_nothing_can_be_read_is_an_error_with_the_reason(tiny_data
     (shard,) = (tmp_path / "videos").glob("*.tar")
     shard.write_bytes(shard.read_bytes().replace(b"ftyp", b"pytf"))  # every MP4 has one
     words = r"stage 'sft': 100 batches in a row held nothing readable; the last reason: .*the bytes of .* have changed"
-    with pytest.raises(TrainingError, match=words):
+    with pytest.raises(FeedError, match=words):
         train(one_stage(tmp_path), tmp_path / "run")
 
 

@@ -38,8 +38,8 @@ def run(args: argparse.Namespace) -> int:
     from timeexpert.errors import UserError
     from timeexpert.evaluation.runner import evaluate, scored_questions
     from timeexpert.predict import Predictor
+    from timeexpert.stages.answers import NOISE_SEED, answerer, run_eval_data
     from timeexpert.stages.tables import figures_table
-    from timeexpert.stages.train import NOISE_SEED, answerer, run_eval_data
 
     for name in ("num_frames", "max_questions", "batch_size"):
         value = getattr(args, name)

@@ -34,9 +34,13 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from rich.console import Console
 
-    from timeexpert.stages.run_folder import RunFolder
+    from timeexpert.parallel import start
+    from timeexpert.stages.run_folder import ForeignRunFolder, RunFolder
     from timeexpert.stages.train import Trainer, run_and_report
 
-    folder = RunFolder(args.out or Path("runs") / config.name)
-    with folder.locked():
-        return run_and_report(Trainer(config, folder, args.device, Console()), args.stage)
+    path = args.out or Path("runs") / config.name
+    with start(config.parallel, config.model.moe.slots, args.device) as (engine, device):
+        folder = RunFolder(path) if engine.is_main else ForeignRunFolder(path)
+        console = Console(quiet=not engine.is_main)
+        with folder.locked():
+            return run_and_report(Trainer(config, folder, device, console, engine), args.stage)

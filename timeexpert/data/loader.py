@@ -32,9 +32,9 @@ class PlannedLoader(Generic[B]):
     ``load_state_dict`` of a loader or planner takes to go on with exactly the next batch; iterating again goes on
     after the last batch that was handed out, whatever had been loaded ahead.
 
-    With data parallelism every rank makes the same plan and loads its own share: a step takes ``world_size``
-    consecutive batches, rank r the r-th, and the state is the one after all of them. A saved state is therefore
-    good for any world size.
+    With data parallelism every rank makes the same plan and loads its own share: of each ``world_size`` consecutive
+    batches rank r loads the r-th, and the state is the one after all of them (``round_states`` has the one after
+    each). A saved state is therefore good for any world size.
 
     ``start_method="fork"`` needs ``load_batch`` to open its files lazily (:class:`~.shards.ShardDataset` does) and
     not to touch a GPU; ``"spawn"`` needs it to pickle. A :class:`UserError` of ``load_batch`` is raised here as a
@@ -62,6 +62,7 @@ class PlannedLoader(Generic[B]):
         self.num_workers, self.prefetch = num_workers, prefetch
         self.rank, self.world_size, self.start_method = rank, world_size, start_method
         self.state = planner.state_dict()
+        self.round_states: list[dict[str, Any]] = []  # after each batch of the round last handed out
 
     def state_dict(self) -> dict[str, Any]:
         """The state after the last batch that was handed out (not after those loaded ahead)."""
@@ -74,7 +75,7 @@ class PlannedLoader(Generic[B]):
 
     def __iter__(self) -> Iterator[tuple[B, dict[str, Any]]]:
         self.planner.load_state_dict(self.state)
-        states: deque[dict[str, Any]] = deque()
+        states: deque[list[dict[str, Any]]] = deque()
         loader = DataLoader(
             _Batches(self.load_batch),
             batch_size=None,
@@ -89,7 +90,8 @@ class PlannedLoader(Generic[B]):
         batches = iter(loader)
         while True:
             batch = self._next(batches)
-            self.state = states.popleft()
+            self.round_states = states.popleft()
+            self.state = self.round_states[-1]
             yield batch, self.state
 
     def _next(self, batches: Iterator[Any]) -> B:
@@ -109,17 +111,17 @@ class PlannedLoader(Generic[B]):
 
 
 class _Plan:
-    """Each rank's batches, in order; the state after each step goes to ``states`` as the step is planned."""
+    """Each rank's batches, in order; the states of each round go to ``states`` as it is planned."""
 
-    def __init__(self, loader: PlannedLoader[Any], states: deque[dict[str, Any]]) -> None:
+    def __init__(self, loader: PlannedLoader[Any], states: deque[list[dict[str, Any]]]) -> None:
         self.loader, self.states = loader, states
 
     def __iter__(self) -> Iterator[list[SampleRef]]:
         planner = self.loader.planner
         while True:
-            step = [planner.next() for _ in range(self.loader.world_size)]
-            self.states.append(step[-1].state)
-            yield step[self.loader.rank].refs
+            batches = [planner.next() for _ in range(self.loader.world_size)]
+            self.states.append([batch.state for batch in batches])
+            yield batches[self.loader.rank].refs
 
 
 class _Batches(Dataset):

@@ -93,6 +93,10 @@ class TimeExpert(PreTrainedModel, GenerationMixin):
         """The MoE layer of each decoder layer."""
         return [layer.moe for layer in self.decoder.layers]  # type: ignore[misc]
 
+    def sharding_units(self) -> list[nn.Module]:
+        """What is gathered from other ranks one at a time; the heads, which losses use, stay for the whole step."""
+        return [self.frame_encoder, self.embedding, *self.decoder.layers]
+
     @property
     def gates(self) -> list[Gate]:
         """The gate of each decoder layer."""

@@ -1,0 +1,64 @@
+"""Answers of a model to the questions of a shard folder, for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from timeexpert.config import load
+from timeexpert.data.records import Sample
+from timeexpert.data.shards import ShardDataset
+from timeexpert.errors import UserError
+from timeexpert.evaluation.runner import Answer
+from timeexpert.predict import Clip, Predictor, Request
+
+from .config import RunConfig
+
+NOISE_SEED = 1234
+
+
+def answerer(
+    predictor: Predictor, dataset: ShardDataset, noise_seed: int | None = None
+) -> Callable[[Sequence[Sample]], list[Answer]]:
+    """``evaluate``'s question function: reads the videos of a shard folder and asks ``predictor``."""
+    where = {dataset.sample(i).id: i for i in range(len(dataset))}
+
+    def ask(samples: Sequence[Sample]) -> list[Answer]:
+        answers: list[Answer | None] = []
+        requests: list[Request] = []
+        for sample in samples:
+            i = where[sample.id]
+            try:
+                read = predictor.reader.read(
+                    dataset.video_key(i), partial(dataset.media, i), predictor.config.num_frames
+                )
+                request = Request(Clip(*read), sample.prompt, sample.task)
+                predictor.prompt_ids(request)  # a frame time or a prompt that cannot be written
+            except UserError as error:
+                answers.append(Answer(None, error=str(error)))
+                continue
+            requests.append(request)
+            answers.append(None)
+        told = iter(predictor.answer(requests, noise_seed=noise_seed))
+        return [a if a is not None else _as_answer(next(told)) for a in answers]
+
+    return ask
+
+
+def _as_answer(prediction: Any) -> Answer:
+    row = prediction.to_json()
+    return Answer(prediction.events, row["problems"], row["frame_times_s"], row["duration_s"])
+
+
+def run_eval_data(run: Path) -> Path:
+    """The held-out shard folder that a run's config names."""
+    saved = run / "config.yaml"
+    if not saved.is_file():
+        raise UserError(f"{run}: no config.yaml, so it names no held-out data. Give a shard folder with --data.")
+    config = load(RunConfig, saved)
+    if config.data.eval is None:
+        raise UserError(f"{saved}: data.eval is not set. Give a shard folder with --data.")
+    inside = run / "data" / config.data.eval
+    return inside if inside.is_dir() else Path(config.data.root) / config.data.eval

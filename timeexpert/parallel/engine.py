@@ -1,0 +1,190 @@
+"""What training asks of the processes it runs in: one, or many under ``torchrun``.
+
+Every method of an engine is a collective: all ranks call it, in the same order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from timeexpert.errors import UserError
+
+from .config import Degrees, ParallelConfig
+from .gradients import clip_sharded_grad_norm_, sum_replicated_gradients
+
+T = TypeVar("T")
+# for waiting on what one rank does alone (writing a checkpoint); the launcher notices ranks that end
+PATIENCE = timedelta(days=7)
+
+
+class OneProcess:
+    """One process: nothing to agree on, nothing to shard."""
+
+    rank = 0
+    world_size = 1
+    shards = False  # whether models are spread, so that their weights must be gathered
+    degrees = Degrees()
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes files and prints."""
+        return self.rank == 0
+
+    def shard(self, model: nn.Module, units: list[nn.Module], forward_methods: Iterable[str]) -> None:
+        """Spread a model over the ranks: ``units`` are gathered one at a time, experts stay on their ranks.
+
+        ``forward_methods`` run the model and are not ``forward``. Freeze parameters before and make optimizers after.
+        """
+
+    def sum_over_ranks(self, tensors: list[Tensor]) -> None:
+        """Add up each tensor over all ranks, in place."""
+
+    def reduce_gradients(self, parameters: list[nn.Parameter]) -> None:
+        """Before clipping: sum over ranks the gradients that have not been summed during the backward pass."""
+
+    def clip_grad_norm_(self, parameters: list[nn.Parameter], most: float) -> float:
+        """Scale gradients so that their norm over all parameters and ranks is at most ``most``; returns the norm."""
+        return float(torch.nn.utils.clip_grad_norm_(parameters, most))
+
+    def gather(self, value: T) -> list[T]:
+        """Each rank's value, on every rank."""
+        return [value]
+
+    def broadcast(self, value: T | None, source: int) -> T:
+        """The value that rank ``source`` gave, on every rank."""
+        assert value is not None
+        return value
+
+    def any(self, value: bool) -> bool:
+        """Whether it is true on any rank."""
+        return value
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What ``make`` returns on rank 0, on every rank; the others wait, however long it takes.
+
+        A :class:`UserError` is raised by rank 0 alone, and ends the others without a word.
+        """
+        return make()
+
+
+class TorchRanks(OneProcess):
+    """Ranks of torch.distributed: gloo on CPUs, NCCL on GPUs. See :func:`start`."""
+
+    shards = True
+
+    def __init__(self, degrees: Degrees, device: torch.device, dispatcher: str, timeout: timedelta) -> None:
+        from .sharding import Meshes
+
+        self.rank, self.world_size, self.degrees = dist.get_rank(), dist.get_world_size(), degrees
+        self.device = device
+        self.meshes = Meshes.build(degrees, device.type, timeout)
+        self.dispatches = degrees.expert > 1 or dispatcher == "all_to_all"
+        self._patient = dist.new_group(backend="gloo", timeout=PATIENCE)
+
+    def shard(self, model: nn.Module, units: list[nn.Module], forward_methods: Iterable[str]) -> None:
+        """See :class:`OneProcess`."""
+        from .sharding import shard
+
+        shard(model, units, forward_methods, self.meshes, self.device, dispatches=self.dispatches)
+
+    def sum_over_ranks(self, tensors: list[Tensor]) -> None:
+        """See :class:`OneProcess`."""
+        if not tensors:
+            return
+        flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+        dist.all_reduce(flat)
+        for tensor, values in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(values.view_as(tensor))
+
+    def reduce_gradients(self, parameters: list[nn.Parameter]) -> None:
+        """See :class:`OneProcess`."""
+        sum_replicated_gradients(parameters, self.sum_over_ranks)
+
+    def clip_grad_norm_(self, parameters: list[nn.Parameter], most: float) -> float:
+        """See :class:`OneProcess`."""
+        return clip_sharded_grad_norm_(parameters, most, self.world_size)
+
+    def gather(self, value: T) -> list[T]:
+        """See :class:`OneProcess`."""
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def broadcast(self, value: T | None, source: int) -> T:
+        """See :class:`OneProcess`."""
+        values: list[Any] = [value]
+        dist.broadcast_object_list(values, source)
+        return values[0]  # type: ignore[no-any-return]
+
+    def any(self, value: bool) -> bool:
+        """See :class:`OneProcess`."""
+        votes = torch.tensor(int(value))
+        dist.all_reduce(votes)
+        return bool(votes)
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """See :class:`OneProcess`."""
+        answer: list[Any] = [None, False]
+        error: UserError | None = None
+        if self.is_main:
+            try:
+                answer[0] = make()
+            except UserError as raised:
+                error, answer[1] = raised, True
+        dist.broadcast_object_list(answer, 0, group=self._patient)
+        if error is not None:
+            raise error
+        if answer[1]:
+            raise SystemExit(2)
+        return answer[0]  # type: ignore[no-any-return]
+
+
+def launched() -> bool:
+    """Whether torchrun, or a launcher that sets the same variables, started this process."""
+    return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+
+
+@contextmanager
+def start(config: ParallelConfig, slots: int, device: str = "auto") -> Iterator[tuple[OneProcess, str]]:
+    """The engine of this process and the device it uses; what was started is ended.
+
+    Without a launcher it is :class:`OneProcess`, with no process group. ``slots``: expert slots of a layer.
+    Raises ConfigError for degrees that do not fit the number of ranks.
+    """
+    if not launched():
+        config.degrees(1, slots)
+        yield OneProcess(), device
+        return
+    ranks, local = int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0"))
+    degrees = config.degrees(ranks, slots, int(os.environ.get("LOCAL_WORLD_SIZE", ranks)))
+    place = _device(device, local)
+    timeout = timedelta(seconds=config.timeout_s)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo", timeout=timeout)
+    try:
+        yield TorchRanks(degrees, place, config.dispatcher, timeout), str(place)
+        dist.barrier()  # a rank that leaves early would break the others' connections
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(name: str, local: int) -> torch.device:
+    """The GPU of this rank on its node, or what was asked for."""
+    if name == "cuda" or (name == "auto" and torch.cuda.is_available()):
+        if local >= torch.cuda.device_count():
+            raise UserError(
+                f"rank {local} of this node needs a GPU of its own, and there are {torch.cuda.device_count()}. Start "
+                "torchrun with --nproc-per-node at most that, or give --device cpu."
+            )
+        name = f"cuda:{local}"
+    device = torch.device("cpu" if name == "auto" else name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
