@@ -25,9 +25,11 @@ def swiglu_experts(
 
     ``order``: a permutation, and row p is ``x[token_P[p]]`` of x (T, D); or expert offsets (E + 1,) int32, and x
     (P, D) is sorted by expert already. Weights may have any strides: ``(E, 2F, D).transpose(1, 2)`` costs nothing.
+    With more entries than pairs (``num_pairs`` of permute), the rows past the last pair hold nothing of use.
     Gradients reach x and both weights. KernelError: types or shapes that do not fit together.
     """
     _check_weights(x, gate_up_ED2F, down_EFD)
+    _check_order(order, x.shape[0], gate_up_ED2F.shape[0])
     token_P = order.token_P if isinstance(order, Permutation) else None
     offsets_E1 = order.expert_offsets_E1 if isinstance(order, Permutation) else order
     if not use_triton(backend, x.device, x.dtype):
@@ -44,8 +46,14 @@ def combine(rows_PD: Tensor, weight_P: Tensor, permutation: Permutation, *, back
     """(T, D): each token's sum of weight * row over its pairs, 0 where it has none.
 
     Summed in float32 in the order of the experts: on the triton backend the same bits every time. Gradients reach
-    rows and weights.
+    rows and weights. KernelError: rows or weights are not as many as the pairs.
     """
+    pairs = permutation.token_P.shape[0]
+    if rows_PD.dim() != 2 or rows_PD.shape[0] != pairs or weight_P.shape != (pairs,):
+        raise KernelError(
+            f"combine: rows {tuple(rows_PD.shape)} and weights {tuple(weight_P.shape)} do not fit the permutation's "
+            f"{pairs} pairs; they must be (pairs, D) and (pairs,)."
+        )
     if use_triton(backend, rows_PD.device, rows_PD.dtype):
         from . import triton_combine
 
@@ -90,4 +98,19 @@ def _check_weights(x: Tensor, gate_up_ED2F: Tensor, down_EFD: Tensor) -> None:
         raise KernelError(
             f"experts: x {tuple(x.shape)}, gate_up {tuple(gate_up_ED2F.shape)}, down {tuple(down_EFD.shape)} do not "
             "fit together; they must be (rows, D), (E, D, 2F), (E, F, D)."
+        )
+
+
+def _check_order(order: Permutation | Tensor, num_tokens: int, num_experts: int) -> None:
+    """The kernels trust these numbers: a wrong one would send them past the end of a tensor."""
+    offsets_E1 = order.expert_offsets_E1 if isinstance(order, Permutation) else order
+    if offsets_E1.shape != (num_experts + 1,):
+        raise KernelError(
+            f"experts: the offsets have shape {tuple(offsets_E1.shape)}; for weights of {num_experts} experts it must "
+            f"be ({num_experts + 1},). Permute a mask with a column per expert."
+        )
+    if isinstance(order, Permutation) and order.token_offsets_T1.shape[0] != num_tokens + 1:
+        raise KernelError(
+            f"experts: the permutation is of {order.token_offsets_T1.shape[0] - 1} tokens, x has {num_tokens}. Permute "
+            "the mask of these tokens."
         )

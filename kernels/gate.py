@@ -76,13 +76,18 @@ def gate(
     gradient. ``type_T`` int64 in [0, A). ``active_E`` bool. ``scale`` (a temperature; differentiable if a tensor) and
     ``alpha`` are numbers or tensors of one element. ``fallback``: ``top1`` the best score, ``least_utilised`` the
     lowest sum of rates over types, ``skip`` none. Arithmetic is in float32 whatever the types: rounding to bf16 would
-    move tokens across thresholds. KernelError: impossible settings or shapes.
+    move tokens across thresholds. KernelError: impossible settings or shapes. A type outside [0, A) is an error of the
+    device (on a CPU a RuntimeError or IndexError).
     """
     _check(x_TD, weight_ED, threshold_E, rates_AE, type_T, active_E, fallback, straight_through)
     scale, alpha = (
         value if isinstance(value, Tensor) else torch.full((), value, dtype=torch.float32, device=x_TD.device)
         for value in (scale, alpha)
     )
+    if scale.numel() != 1 or alpha.numel() != 1:
+        raise KernelError(
+            f"gate: scale has shape {tuple(scale.shape)} and alpha {tuple(alpha.shape)}; each must be one number."
+        )
     triton = use_triton(backend, x_TD.device, x_TD.dtype)
     if triton and weight_ED.shape[0] > MAX_EXPERTS:
         if backend == "triton":

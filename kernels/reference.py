@@ -53,7 +53,7 @@ def gate(
         if fallback == "least_utilised":
             chosen_TE = (-rates_AE.sum(0).to(kind)).expand_as(task_TE)
         best_T = chosen_TE.masked_fill(~active_E, float("-inf")).argmax(-1)
-        mask_TE = hard_TE | (F.one_hot(best_T, active_E.numel()).bool() & fallback_T[:, None])
+        mask_TE = hard_TE | (F.one_hot(best_T, active_E.numel()).bool() & fallback_T[:, None] & active_E)
     with torch.no_grad():
         plain_TE = (score_TE / (1 + alpha.to(kind)) > threshold) & active_E
         flipped_T = (plain_TE != hard_TE).sum(-1) / active_E.sum().clamp(min=1).to(kind)

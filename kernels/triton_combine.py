@@ -69,7 +69,8 @@ def sum_rows(rows_PD: Tensor, weight_P: Tensor | None, pair_P: Tensor, token_off
 @torch.library.custom_op("timeexpert::combine", mutates_args=())
 def combine(rows_PD: Tensor, weight_P: Tensor, token_P: Tensor, pair_P: Tensor, token_offsets_T1: Tensor) -> Tensor:
     """(T, D), differentiable in rows_PD and weight_P."""
-    return sum_rows(rows_PD.contiguous(), weight_P.contiguous(), pair_P, token_offsets_T1)
+    with torch.cuda.device_of(rows_PD):  # Triton launches on the current device; autograd sets it, who calls may not
+        return sum_rows(rows_PD.contiguous(), weight_P.contiguous(), pair_P, token_offsets_T1)
 
 
 @combine.register_fake

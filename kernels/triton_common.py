@@ -28,7 +28,8 @@ def autotune(
 
 def precision() -> str:
     """How tl.dot multiplies float32: what torch is set to do (bf16 and fp16 inputs do not depend on it)."""
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    # allow_tf32 cannot be read where a program has set fp32_precision, which follows it
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
 @triton.jit

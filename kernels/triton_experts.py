@@ -27,8 +27,11 @@ def swiglu_experts(
 
     With a permutation ``x`` is (T, D) and rows are gathered from it; without, ``x`` is (P, D), sorted by expert.
     """
-    hidden_PF, gate_up_P2F = swiglu_rows(x.contiguous(), gate_up_ED2F, expert_offsets_E1, token_P, keep)
-    return rows_times_weight(hidden_PF, down_EFD, expert_offsets_E1, None), gate_up_P2F
+    if token_P is None:  # rows past the last offset would be of no expert, and never written
+        torch._assert_async(expert_offsets_E1[-1] == x.shape[0], "experts: the last offset is not the number of rows")
+    with torch.cuda.device_of(x):
+        hidden_PF, gate_up_P2F = swiglu_rows(x.contiguous(), gate_up_ED2F, expert_offsets_E1, token_P, keep)
+        return rows_times_weight(hidden_PF, down_EFD, expert_offsets_E1, None), gate_up_P2F
 
 
 @swiglu_experts.register_fake
@@ -103,9 +106,10 @@ def _(
 def _save(ctx, inputs, output) -> None:
     *tensors, _ = inputs
     ctx.save_for_backward(*tensors, output[1])
+    ctx.set_materialize_grads(False)  # or each backward pass fills a tensor of zeros as large as gate and up
 
 
-def _backward(ctx, d_rows_PD: Tensor, _d_kept: Tensor):
+def _backward(ctx, d_rows_PD: Tensor, _d_kept: None):
     needs = ctx.needs_input_grad[:3]
     grads = swiglu_experts_backward(d_rows_PD, *ctx.saved_tensors, *needs)
     return *(grad if need else None for grad, need in zip(grads, needs, strict=True)), None, None, None, None, None

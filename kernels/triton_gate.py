@@ -45,7 +45,7 @@ def _norm_kernel(weight, parts, norm, E, D, PARTS: tl.constexpr, BLOCK_D: tl.con
 @triton.jit
 def _gate_kernel(
     x, parts, norm_e, threshold, rates, types, active, scale, alpha, least_used,
-    score, task, gate, mask, fallback, flipped, block_counts, count, norm_t, T, E, D, A,
+    score, task, gate, mask, fallback, flipped, block_counts, count, norm_t, types_known, T, E, D, A,
     FALLBACK: tl.constexpr, PARTS: tl.constexpr, UPCAST: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
@@ -75,8 +75,10 @@ def _gate_kernel(
     score_te = product / (tl.maximum(length, EPS)[:, None] * tl.maximum(norm, EPS)[None, :]) * tl.load(scale)
     history = tl.load(alpha)
     kind = tl.load(types + t, mask=t_in, other=0)
-    known = ((kind >= 0) & (kind < A))[:, None] & e_in[None, :]
-    rate = tl.load(rates + kind[:, None] * E + e[None, :], mask=known, other=0.0).to(tl.float32)
+    known = (kind >= 0) & (kind < A)
+    tl.store(types_known, 0, mask=tl.min(known.to(tl.int32), 0) == 0)
+    rate = rates + kind[:, None] * E + e[None, :]
+    rate = tl.load(rate, mask=known[:, None] & e_in[None, :], other=0.0).to(tl.float32)
     task_te = (score_te + history * rate) / (1 + history)
 
     limit = tl.load(threshold + e, mask=e_in, other=0.0).to(tl.float32)[None, :]
@@ -209,16 +211,20 @@ def gate(
     (T, D), (A, E) = x_TD.shape, rates_AE.shape
     x_TD, weight_ED, active_E = x_TD.contiguous(), weight_ED.contiguous(), active_E.contiguous()
     least_used = (-rates_AE.sum(0)).masked_fill(~active_E, float("-inf")).argmax(-1, keepdim=True)
-    parts, norm_E, num_parts = _split(x_TD, weight_ED)
     score, task, gate_, mask, none, flipped, block_counts, count, norm_T = _empty(x_TD, E)
-    if T:
-        _gate_kernel[(block_counts.shape[0],)](
-            x_TD, parts, norm_E, threshold_E.contiguous(), rates_AE.contiguous(), type_T.contiguous(),
-            active_E.view(torch.uint8), scale.float(), alpha.float(), least_used,
-            score, task, gate_, mask.view(torch.uint8), none.view(torch.uint8), flipped, block_counts, count, norm_T,
-            T, E, D, A, FALLBACK=FALLBACKS[fallback], PARTS=num_parts, UPCAST=x_TD.dtype != torch.bfloat16,
-            BLOCK_T=tokens_per_block(T), BLOCK_E=_block_e(E),
-        )  # fmt: skip
+    with torch.cuda.device_of(x_TD):
+        parts, norm_E, num_parts = _split(x_TD, weight_ED)
+        if T:
+            types_known = x_TD.new_ones(1, dtype=torch.int32)
+            _gate_kernel[(block_counts.shape[0],)](
+                x_TD, parts, norm_E, threshold_E.contiguous(), rates_AE.contiguous(), type_T.contiguous(),
+                active_E.view(torch.uint8), scale.float(), alpha.float(), least_used,
+                score, task, gate_, mask.view(torch.uint8), none.view(torch.uint8), flipped,
+                block_counts, count, norm_T, types_known, T, E, D, A,
+                FALLBACK=FALLBACKS[fallback], PARTS=num_parts, UPCAST=x_TD.dtype != torch.bfloat16,
+                BLOCK_T=tokens_per_block(T), BLOCK_E=_block_e(E),
+            )  # fmt: skip
+            torch._assert_async(types_known, f"gate: a token's type is not in [0, {A})")
     return score, task, gate_, mask, none, flipped, block_counts, count, norm_T, norm_E
 
 

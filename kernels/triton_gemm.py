@@ -24,14 +24,25 @@ def _config(m: int, n: int, k: int, warps: int, stages: int) -> triton.Config:
     return triton.Config({"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k}, num_warps=warps, num_stages=stages)
 
 
-def _by_load(configs: list[Any], args: dict[str, Any], **_: Any) -> list[Any]:
-    """Tiles of 16 rows where experts have few rows, as in decoding, larger ones where they have many."""
-    few = args["rows_each"] <= 32
-    return [config for config in configs if (config.kwargs["BLOCK_M"] <= 16) == few]
+def _fitting(configs: list[Any], args: dict[str, Any], **constants: Any) -> list[Any]:
+    """Tiles of 16 rows where experts have few rows, as in decoding, larger ones where they have many.
+
+    Exact float32 is not for the matrix units: each product is an instruction, and large tiles take minutes to compile.
+    """
+    tiles = [config for config in configs if (config.kwargs["BLOCK_M"] <= 16) == (args["rows_each"] <= 32)]
+    if args["a"].dtype == torch.float32 and constants["PRECISION"] == "ieee":
+        tiles = [config for config in tiles if config.kwargs["BLOCK_K"] <= 32 and config.kwargs["BLOCK_N"] <= 64]
+    return tiles
+
+
+def _largest(configs: list[Any], args: dict[str, Any], **constants: Any) -> list[Any]:
+    """As for many rows: a weight's gradient is a large tile however few rows there are."""
+    return _fitting(configs, {**args, "rows_each": 1024}, **constants)
 
 
 # For Hopper (H100, H200)
-FEW_ROWS = [_config(16, 64, 128, 4, 4), _config(16, 128, 64, 4, 4)]
+SMALL_TILE = _config(64, 64, 32, 4, 3)  # for exact float32, and for GPUs with 99 KiB of shared memory
+FEW_ROWS = [_config(16, 64, 128, 4, 4), _config(16, 128, 64, 4, 4), _config(16, 64, 32, 4, 3)]
 ROWS = [
     _config(128, 256, 64, 8, 3),
     _config(128, 256, 64, 8, 4),
@@ -40,6 +51,7 @@ ROWS = [
     _config(128, 128, 64, 4, 4),
     _config(64, 256, 64, 4, 3),
     _config(64, 128, 64, 4, 4),
+    SMALL_TILE,
     *FEW_ROWS,
 ]
 SWIGLU = [  # two accumulators: half the columns
@@ -49,6 +61,7 @@ SWIGLU = [  # two accumulators: half the columns
     _config(128, 64, 64, 4, 4),
     _config(64, 128, 64, 4, 3),
     _config(64, 64, 64, 4, 4),
+    SMALL_TILE,
     *FEW_ROWS,
 ]
 WEIGHTS = [  # BLOCK_K is the step along the rows that are summed, BLOCK_M x BLOCK_N a tile of the weight
@@ -59,6 +72,7 @@ WEIGHTS = [  # BLOCK_K is the step along the rows that are summed, BLOCK_M x BLO
     _config(128, 128, 64, 4, 3),
     _config(128, 128, 32, 4, 4),
     _config(64, 128, 64, 4, 4),
+    SMALL_TILE,
 ]
 
 
@@ -95,7 +109,7 @@ def _row_pointers(a, token, row, end, K, GATHER: tl.constexpr):
     return a + tl.where(row < end, source, 0) * K
 
 
-@autotune(ROWS, ["N", "K", "rows_each", "stride_bn"], interpreter=SMALL, prune=_by_load)
+@autotune(ROWS, ["N", "K", "rows_each", "stride_bn", "PRECISION"], interpreter=SMALL, prune=_fitting)
 @triton.heuristics({"EVEN_K": lambda args: args["K"] % args["BLOCK_K"] == 0})
 @triton.jit(do_not_specialize=["rows_each"])
 def _rows_kernel(
@@ -126,7 +140,7 @@ def _rows_kernel(
     tl.store(out_mn, acc.to(out.dtype.element_ty), mask=row_in & n_in)
 
 
-@autotune(SWIGLU, ["N", "K", "rows_each", "stride_bn"], interpreter=SMALL, prune=_by_load)
+@autotune(SWIGLU, ["N", "K", "rows_each", "stride_bn", "PRECISION"], interpreter=SMALL, prune=_fitting)
 @triton.heuristics({"EVEN_K": lambda args: args["K"] % args["BLOCK_K"] == 0})
 @triton.jit(do_not_specialize=["rows_each"])
 def _swiglu_kernel(
@@ -166,7 +180,7 @@ def _swiglu_kernel(
     tl.store(hidden + place * N + n[None, :], (gate * tl.sigmoid(gate) * up).to(kind), mask=row_in & n_in)
 
 
-@autotune(WEIGHTS, ["M", "N", "rows_each", "stride_on"], interpreter=SMALL)
+@autotune(WEIGHTS, ["M", "N", "rows_each", "stride_on", "PRECISION"], interpreter=SMALL, prune=_largest)
 @triton.jit(do_not_specialize=["rows_each"])
 def _weights_kernel(
     a, b, out, token, offsets, M, N, rows_each, stride_oe, stride_om, stride_on,
@@ -262,6 +276,8 @@ def swiglu_rows(
 def weight_gradient(a: Tensor, b_PN: Tensor, offsets_E1: Tensor, token_P: Tensor | None, weight_EMN: Tensor) -> Tensor:
     """Per expert a^T b over its rows, in the type and layout of ``weight_EMN``; 0 for an expert without rows."""
     E, M, N = weight_EMN.shape
+    if not len(b_PN):  # nor must configs be chosen by how fast they do nothing
+        return torch.zeros_like(weight_EMN)
     out = torch.empty_like(weight_EMN)
     _weights_kernel[lambda meta: (E * triton.cdiv(M, meta["BLOCK_M"]) * triton.cdiv(N, meta["BLOCK_N"]),)](
         a, b_PN, out, token_P, offsets_E1, M, N, _rows_each(b_PN.shape[0], E), *out.stride(),

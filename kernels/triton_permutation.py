@@ -71,7 +71,8 @@ def permute(
     T, E = mask_TE.shape
     mask_TE = mask_TE.contiguous().view(torch.uint8)
     if block_counts_BE is None or count_T is None:
-        block_counts_BE, count_T = count_pairs(mask_TE)
+        with torch.cuda.device_of(mask_TE):
+            block_counts_BE, count_T = count_pairs(mask_TE)
     blocks = block_counts_BE.shape[0]
     start_EB = F.pad(block_counts_BE.t().reshape(-1).cumsum(0), (1, 0)).int()
     expert_offsets_E1 = start_EB[::blocks].contiguous() if blocks else start_EB.new_zeros(E + 1)
@@ -84,10 +85,11 @@ def permute(
     token_P, expert_P = (mask_TE.new_zeros(P, dtype=torch.int64) for _ in range(2))
     pair_P = mask_TE.new_zeros(P, dtype=torch.int32)
     if P and T:
-        _place_kernel[(blocks,)](
-            mask_TE, start_EB, token_offsets_T1, token_P, expert_P, pair_P, T, E, P,
-            BLOCK_T=tokens_per_block(T), BLOCK_E=triton.next_power_of_2(E), num_warps=8,
-        )  # fmt: skip
+        with torch.cuda.device_of(mask_TE):
+            _place_kernel[(blocks,)](
+                mask_TE, start_EB, token_offsets_T1, token_P, expert_P, pair_P, T, E, P,
+                BLOCK_T=tokens_per_block(T), BLOCK_E=triton.next_power_of_2(E), num_warps=8,
+            )  # fmt: skip
     return token_P, expert_P, expert_offsets_E1, pair_P, token_offsets_T1
 
 

@@ -2,11 +2,13 @@
 
 ``python scripts/bench_kernels.py [--repeats 30] [--json]``, at ARIA's size by default (T = 16384 tokens, d = 2560,
 expert width 1664, 64 experts, 6 per token on average) in bfloat16. Products are compared with one dense matmul of the
-same FLOPs, the gate and what moves rows with a copy of 1 GiB, the whole layer with transformers' grouped_mm experts.
-Every figure is the median of repeats that take turns, so that clocks and heat are the same for all. A ratio of 1 is
-the speed of what is compared with; more is faster.
+same FLOPs, the gate and what moves rows with a copy of 1 GiB, the experts of a layer with the fastest of transformers'
+implementations. The script stops unless the experts give the same tokens and gradients as transformers'. Every figure
+is the median of repeats that take turns, so that clocks and heat are the same for all. A ratio of 1 is the speed of
+what is compared with; more is faster. ``wanted`` is the ratio that is aimed at.
 
-``--dry-run`` runs everything once at a tiny size, on a CPU too (with TRITON_INTERPRET=1), and prints no figure.
+``--dry-run`` checks the results and runs everything once at a tiny size, on a CPU too (with TRITON_INTERPRET=1), and
+prints no figure.
 """
 
 from __future__ import annotations
@@ -17,13 +19,15 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
+from transformers import AriaTextConfig
+from transformers.models.aria.modeling_aria import AriaExperts
 
 from timeexpert.kernels.backend import KernelError, use_triton
 from timeexpert.kernels.experts import combine, experts_forward
@@ -31,6 +35,8 @@ from timeexpert.kernels.gate import gate
 from timeexpert.kernels.permutation import Permutation, permute
 
 BF16 = torch.bfloat16
+THEIRS = ("eager", "batched_mm", "grouped_mm")
+PRODUCTS, MOVES, LAYER = 0.6, 0.5, 1.0  # the ratios that are aimed at
 NO_GPU = (
     "error: no GPU here, and nothing to measure: the interpreter's speed says nothing of the kernels'. Run this on a "
     "machine with a CUDA or ROCm GPU and triton, or with --dry-run and TRITON_INTERPRET=1 to see that it runs."
@@ -39,17 +45,25 @@ NO_GPU = (
 
 @dataclass(frozen=True)
 class Case:
-    """Something to time: the FLOPs it computes or the bytes it has to move, and what its rate is held against."""
+    """Something to time: the FLOPs it computes or the bytes it has to move, what its rate is held against (the fastest
+    of these), and the ratio that is aimed at."""
 
     name: str
     run: Callable[[], Any]
     flops: float = 0.0
     bytes: float = 0.0
-    against: str = ""
+    against: tuple[str, ...] = ()
+    wanted: float | None = None
 
 
-def make_cases(T: int, D: int, F: int, E: int, k: int, copy_bytes: int, device: torch.device) -> list[Case]:
-    """All cases, on random data: with zeros a GPU draws less power and runs faster."""
+def make_cases(
+    T: int, D: int, F: int, E: int, k: int, copy_bytes: int, memory: float, device: torch.device
+) -> list[Case]:
+    """All cases, on random data: with zeros a GPU draws less power and runs faster.
+
+    ``memory``: bytes that a case may take beyond what all share; transformers' batched_mm is left out where it needs
+    more.
+    """
 
     def rand(*shape: int, dtype: torch.dtype = BF16, scale: float = 1.0) -> Tensor:
         return (torch.randn(shape, device=device) * scale).to(dtype)
@@ -63,7 +77,7 @@ def make_cases(T: int, D: int, F: int, E: int, k: int, copy_bytes: int, device: 
     return [
         *product_cases(x, rows, gate_up, down, order),
         *moving_cases(x, rows, mask, order, rand, copy_bytes),
-        *layer_cases(x, d_y, gate_up, down, index),
+        *layer_cases(x, d_y, gate_up, down, index, memory),
     ]
 
 
@@ -79,20 +93,23 @@ def product_cases(x: Tensor, rows: Tensor, gate_up: Tensor, down: Tensor, order:
         Case("dense down", lambda: hidden @ down[0], down_flops),
         Case(
             "gather + gate_up + SwiGLU", lambda: swiglu_rows(x, gate_up, offsets, token, True), up_flops,
-            against="dense gate_up",
+            against=("dense gate_up",), wanted=PRODUCTS,
         ),
-        Case("down", lambda: rows_times_weight(hidden, down, offsets, None), down_flops, against="dense down"),
+        Case(
+            "down", lambda: rows_times_weight(hidden, down, offsets, None), down_flops, against=("dense down",),
+            wanted=PRODUCTS,
+        ),
         Case(
             "gradient of rows, gate_up", lambda: rows_times_weight(both, gate_up.transpose(1, 2), offsets, None),
-            up_flops, against="dense gate_up",
+            up_flops, against=("dense gate_up",), wanted=PRODUCTS,
         ),
         Case(
             "gradient of gate_up", lambda: weight_gradient(x, both, offsets, token, gate_up), up_flops,
-            against="dense gate_up",
+            against=("dense gate_up",), wanted=PRODUCTS,
         ),
         Case(
             "gradient of down", lambda: weight_gradient(hidden, rows, offsets, None, down), down_flops,
-            against="dense down",
+            against=("dense down",), wanted=PRODUCTS,
         ),
     ]  # fmt: skip
 
@@ -114,38 +131,29 @@ def moving_cases(
         Case("copy", lambda: target.copy_(source), bytes=2.0 * source.numel() * 2),
         Case(
             "gate", lambda: gate(x, weight, threshold, rates, types, active, scale=scale, alpha=alpha),
-            bytes=2.0 * T * D + T * E * (3 * 4 + 1), against="copy",
+            bytes=2.0 * T * D + T * E * (3 * 4 + 1), against=("copy",), wanted=MOVES,
         ),
-        Case("index lists", lambda: permute(mask, num_pairs=P), bytes=float(lists), against="copy"),
+        Case("index lists", lambda: permute(mask, num_pairs=P), bytes=float(lists), against=("copy",)),
         Case(
             "permutation (lists + rows)",
             lambda: x.index_select(0, permute(mask, num_pairs=P).token_P), bytes=lists + 2.0 * (T + P) * D,
-            against="copy",
+            against=("copy",), wanted=MOVES,
         ),
-        Case("combine", lambda: combine(rows, pairs, order), bytes=2.0 * (P + T) * D, against="copy"),
+        Case("combine", lambda: combine(rows, pairs, order), bytes=2.0 * (P + T) * D, against=("copy",)),
     ]  # fmt: skip
 
 
-def layer_cases(x: Tensor, d_y: Tensor, gate_up: Tensor, down: Tensor, index: Tensor) -> list[Case]:
-    """Routed experts from indices to tokens, forward and forward + backward, ours and transformers' grouped_mm."""
-    from transformers.integrations.moe import grouped_mm_experts_forward
-
+def layer_cases(x: Tensor, d_y: Tensor, gate_up: Tensor, down: Tensor, index: Tensor, memory: float) -> list[Case]:
+    """Routed experts from indices to tokens, forward and forward + backward: ours, and each of transformers'."""
     trained = [t.clone().requires_grad_() for t in (x, gate_up, down)]
-    weights = torch.full(index.shape, 1 / index.shape[1], device=x.device)
-    theirs = SimpleNamespace(
-        num_experts=gate_up.shape[0], gate_up_proj=trained[1], down_proj=trained[2], is_transposed=True, has_gate=True,
-        has_bias=False, has_post_expert_norm=False, _is_expert_parallel=False, _apply_gate=_swiglu,
-    )  # fmt: skip
-
+    layers = {name: theirs(name, trained[1], trained[2], index) for name in THEIRS}
+    if 2.0 * index.numel() * (gate_up[0].numel() + down[0].numel()) * x.element_size() > memory:
+        del layers["batched_mm"]  # a copy of the weights of each pair, twice in its backward pass
     mask = torch.zeros(x.shape[0], gate_up.shape[0], dtype=torch.bool, device=x.device).scatter(1, index, True)
-    flops = 2.0 * index.numel() * (gate_up[0].numel() + down[0].numel())
 
     def ours(tokens: Tensor) -> Tensor:
         order = permute(mask, num_pairs=index.numel())
         return experts_forward(tokens, trained[1], trained[2], order, order.mean_weights())
-
-    def grouped_mm(tokens: Tensor) -> Tensor:
-        return grouped_mm_experts_forward(theirs, tokens, index, weights)
 
     def forward(layer: Callable[[Tensor], Tensor]) -> Callable[[], Tensor]:
         return torch.no_grad()(lambda: layer(x))
@@ -153,20 +161,36 @@ def layer_cases(x: Tensor, d_y: Tensor, gate_up: Tensor, down: Tensor, index: Te
     def both(layer: Callable[[Tensor], Tensor]) -> Callable[[], Any]:
         return lambda: torch.autograd.grad(layer(trained[0]), trained, d_y)
 
-    return [
-        Case("layer, transformers grouped_mm, forward", forward(grouped_mm), flops),
-        Case("layer, transformers grouped_mm, forward + backward", both(grouped_mm), 3 * flops),
-        Case("layer, forward", forward(ours), flops, against="layer, transformers grouped_mm, forward"),
-        Case(
-            "layer, forward + backward", both(ours), 3 * flops,
-            against="layer, transformers grouped_mm, forward + backward",
-        ),
-    ]  # fmt: skip
+    check_equal(forward(ours)(), forward(layers["grouped_mm"])(), "y")
+    for name, got, want in zip(("dx", "dgate_up", "ddown"), both(ours)(), both(layers["grouped_mm"])(), strict=True):
+        check_equal(got, want, name)
+    flops = 2.0 * index.numel() * (gate_up[0].numel() + down[0].numel())
+    cases = []
+    for what, way, times in (("forward", forward, 1), ("forward + backward", both, 3)):
+        names = {name: f"experts, transformers {name}, {what}" for name in layers}
+        cases += [Case(names[name], way(layer), times * flops) for name, layer in layers.items()]
+        cases.append(Case(f"experts, {what}", way(ours), times * flops, against=tuple(names.values()), wanted=LAYER))
+    return cases
 
 
-def _swiglu(gate_up: Tensor) -> Tensor:
-    g, u = gate_up.chunk(2, dim=-1)
-    return torch.nn.functional.silu(g) * u
+def theirs(name: str, gate_up: Tensor, down: Tensor, index: Tensor) -> Callable[[Tensor], Tensor]:
+    """ARIA's experts of transformers in one of its implementations, on our weights."""
+    (E, D, _), F = gate_up.shape, down.shape[1]
+    config = AriaTextConfig(hidden_size=D, intermediate_size=F, moe_num_experts=E, moe_topk=index.shape[1])
+    config._experts_implementation = name
+    with torch.device("meta"):
+        experts = AriaExperts(config)
+    del experts.gate_up_proj, experts.down_proj
+    experts.gate_up_proj, experts.down_proj = gate_up, down
+    weights = torch.full(index.shape, 1 / index.shape[1], dtype=gate_up.dtype, device=index.device)
+    return lambda tokens: experts(tokens, index, weights)
+
+
+def check_equal(got: Tensor, want: Tensor, what: str) -> None:
+    """Exits where two results differ by more than bf16 rounds: their speeds could not be compared."""
+    error = float((got.float() - want.float()).norm() / want.float().norm())
+    if not error <= 2e-2:
+        sys.exit(f"error: {what} of our experts and transformers' differ by {error:.2e}: not the same work.")
 
 
 def time_in_turns(cases: list[Case], repeats: int) -> dict[str, float]:
@@ -201,19 +225,21 @@ def records(cases: list[Case], ms: dict[str, float]) -> list[dict[str, Any]]:
     rates = {case.name: rate(case) for case in cases}
     out = []
     for case in cases:
-        record = {k: v for k, v in asdict(case).items() if k != "run"}
+        record = {"name": case.name, "flops": case.flops, "bytes": case.bytes, "wanted": case.wanted}
         record |= {"ms": ms[case.name], "rate": rates[case.name], "unit": "TFLOP/s" if case.flops else "GB/s"}
-        record["ratio"] = rates[case.name] / rates[case.against] if case.against else None
+        fastest = max(case.against, key=rates.__getitem__, default=None)
+        record |= {"against": fastest, "ratio": rates[case.name] / rates[fastest] if fastest else None}
         out.append(record)
     return out
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """One line per case."""
-    print(f"{'':52}{'ms':>9}{'rate':>9}           ratio")
+    print(f"{'':58}{'ms':>9}{'rate':>9}           ratio")
     for r in rows:
         ratio = f"{r['ratio']:.2f} of {r['against']}" if r["ratio"] else ""
-        print(f"{r['name']:52}{r['ms']:>9.3f}{r['rate']:>9.0f} {r['unit']:8}  {ratio}")
+        ratio += f" (wanted: {r['wanted']:.2f})" if r["wanted"] else ""
+        print(f"{r['name']:58}{r['ms']:>9.3f}{r['rate']:>9.0f} {r['unit']:8}  {ratio}")
 
 
 def main() -> int:
@@ -231,18 +257,20 @@ def main() -> int:
         print(f"error: {error}" if torch.cuda.is_available() else NO_GPU, file=sys.stderr)
         return 2
     if args.dry_run:
-        for case in make_cases(40, 32, 16, 4, 2, 1 << 10, device):
+        for case in make_cases(40, 32, 16, 4, 2, 1 << 10, 1e9, device):
             case.run()
             print(f"ran: {case.name}")
         return 0
     if device.type == "cpu":
         print(NO_GPU, file=sys.stderr)
         return 2
-    cases = make_cases(args.tokens, args.dim, args.width, args.experts, args.k, 1 << 30, device)
+    memory = torch.cuda.mem_get_info()[0] / 4
+    cases = make_cases(args.tokens, args.dim, args.width, args.experts, args.k, 1 << 30, memory, device)
     rows = records(cases, time_in_turns(cases, args.repeats))
     about = {
         "gpu": torch.cuda.get_device_name(device),
         "torch": torch.__version__,
+        "transformers": transformers.__version__,
         "triton": __import__("triton").__version__,
         "commit": commit(),
         **{name: getattr(args, name) for name in ("tokens", "dim", "width", "experts", "k", "repeats")},

@@ -1,9 +1,9 @@
 """Compile the Triton kernels for an NVIDIA GPU that need not be here, and print what each program takes of it.
 
-``python scripts/compile_kernels.py [--arch 90] [--first] [--json]``: every kernel at ARIA's size in bfloat16, in each
-config that autotuning would time, or with ``--first`` in the first one only. Exit code 1 where none of a kernel's
-configs fits the GPU. Columns: registers per thread, bytes per thread that spill from them, KiB of shared memory,
-matrix instructions.
+``python scripts/compile_kernels.py [--arch 90] [--type bf16] [--first] [--json]``: every kernel at ARIA's size, in each
+config that autotuning would time, or with ``--first`` in the first of them only. Exit code 1 where none of the configs
+that a kernel has for many rows per expert fits the GPU, or none for few. Columns: registers per thread, bytes per
+thread that spill from them, KiB of shared memory, matrix instructions.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+TYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "tf32": "float32"}
 SHARED_KIB = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227}  # the most one program may have, by architecture
 
 
@@ -40,7 +41,7 @@ class NoDriver:
         return 0
 
 
-def compile_all(arch: int, first_only: bool) -> list[dict[str, Any]]:
+def compile_all(arch: int, kind: str, first_only: bool) -> list[dict[str, Any]]:
     """One record per kernel and config: call every op, and compile its launches instead of running them."""
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
@@ -58,12 +59,18 @@ def compile_all(arch: int, first_only: bool) -> list[dict[str, Any]]:
         records[json.dumps([record["kernel"], config])] = record
 
     def compile_configs(self: Any, *args: Any, **kwargs: Any) -> None:
-        for config in self.configs[: 1 if first_only else None]:
-            self.fn.run(*args, **kwargs, **config.all_kwargs())
+        chosen = [self.configs]
+        if self.early_config_prune:  # by rows per expert among other things: as for few, and as for many
+            named = dict(zip(self.arg_names, args, strict=False))
+            loads = ({**named, "rows_each": n} for n in (1024, 16))
+            chosen = [self.early_config_prune(self.configs, load, **kwargs) for load in loads]
+        for configs in chosen:
+            for config in configs[: 1 if first_only else None]:
+                self.fn.run(*args, **kwargs, **config.all_kwargs())
 
     driver.set_active(NoDriver(GPUTarget("cuda", arch, 32)))
     JITFunction.run, Autotuner.run = compile_launch, compile_configs
-    call_every_op()
+    call_every_op(kind)
     return list(records.values())
 
 
@@ -86,7 +93,7 @@ def usage(kernel: Any) -> dict[str, Any]:
     }
 
 
-def call_every_op() -> None:
+def call_every_op(kind: str) -> None:
     """Forward and backward at ARIA's size, on memory that is reserved and never touched."""
     import torch
 
@@ -95,8 +102,10 @@ def call_every_op() -> None:
     T, D, F, E, A = 16384, 2560, 1664, 64, 6
     P = 6 * T
 
+    torch.backends.cuda.matmul.fp32_precision = "tf32" if kind == "tf32" else "ieee"
+
     def empty(*shape: int) -> torch.Tensor:
-        return torch.empty(shape, dtype=torch.bfloat16)
+        return torch.empty(shape, dtype=getattr(torch, TYPES[kind]))
 
     x, rows, gate_up, down = empty(T, D), empty(P, D), empty(E, D, 2 * F), empty(E, F, D)
     token, pair = torch.zeros(P, dtype=torch.int64), torch.zeros(P, dtype=torch.int32)
@@ -121,6 +130,11 @@ def call_every_op() -> None:
     triton_gate.gate_backward(*tensors, "selected", True)
 
 
+def choice(record: dict[str, Any]) -> str:
+    """What autotuning chooses one config for: a kernel, and few or many rows per expert where it tells them apart."""
+    return record["kernel"] + (" (few rows)" if record["config"].get("BLOCK_M", 17) <= 16 else "")
+
+
 def table(records: list[dict[str, Any]]) -> str:
     """The records in columns."""
     lines = [f"{'kernel':24}{'registers':>10}{'spilled':>9}{'KiB':>8}  {'matrix':8}config"]
@@ -136,6 +150,9 @@ def main() -> int:
     """Compile, print, and judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", type=int, default=90, choices=SHARED_KIB, help="90: H100, H200; 80: A100")
+    parser.add_argument(
+        "--type", default="bf16", choices=TYPES, help="of tokens and experts; tf32: how torch may multiply"
+    )
     parser.add_argument("--first", action="store_true", help="only the first config of each kernel")
     parser.add_argument("--json", action="store_true", help="print records")
     args = parser.parse_args()
@@ -145,10 +162,9 @@ def main() -> int:
         import triton  # noqa: F401
     except ImportError:
         sys.exit("error: triton is not installed: pip install -e '.[triton]'")
-    records = compile_all(args.arch, args.first)
+    records = compile_all(args.arch, args.type, args.first)
     print(json.dumps(records) if args.json else table(records))
-    fitting = {r["kernel"] for r in records if r["fits"]}
-    missing = sorted({r["kernel"] for r in records} - fitting)
+    missing = sorted({choice(r) for r in records} - {choice(r) for r in records if r["fits"]})
     if missing:
         print(f"error: no config fits a GPU of architecture {args.arch}: {', '.join(missing)}", file=sys.stderr)
     return 1 if missing else 0

@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.kernels.cases import LOADS, assert_same, mask_of, outputs_and_gradients, randn, uniform
 from timeexpert.kernels.backend import KernelError
@@ -146,3 +147,71 @@ def test_types_that_differ_are_refused(device: torch.device) -> None:
     x, gate_up, down, _ = make_inputs(4, 16, 8, 3, device)
     with pytest.raises(KernelError, match="x is torch.bfloat16, gate_up torch.float32, down torch.float32"):
         experts_forward(x.bfloat16(), gate_up, down, permute(mask_of(4, 3).to(device)))
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (mask_of(4, 2), "the offsets have shape (3,); for weights of 3 experts it must be (4,). Permute a mask with"),
+        (mask_of(5, 3), "the permutation is of 5 tokens, x has 4. Permute the mask of these tokens."),
+    ],
+)
+def test_a_permutation_of_something_else_is_refused(mask: Tensor, words: str, device: torch.device) -> None:
+    """The kernels would read past the end of a tensor."""
+    x, gate_up, down, _ = make_inputs(4, 16, 8, 3, device)
+    with pytest.raises(KernelError, match=re.escape(words)):
+        experts_forward(x, gate_up, down, permute(mask.to(device)))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="an assertion on a GPU ends the process's use of it")
+def test_more_sorted_rows_than_the_experts_have_are_refused() -> None:
+    x, gate_up, down, _ = make_inputs(7, 16, 8, 3, torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="the last offset is not the number of rows"):
+        swiglu_experts(x, gate_up, down, torch.tensor([0, 2, 2, 6], dtype=torch.int32), backend="triton")
+
+
+@pytest.mark.parametrize(("rows", "weights"), [((2, 8), (3,)), ((3, 8), (2,)), ((3, 8), (3, 1)), ((3,), (3,))])
+def test_rows_or_weights_of_other_pairs_are_refused(
+    rows: tuple[int, ...], weights: tuple[int, ...], device: torch.device
+) -> None:
+    order = permute(torch.eye(3, dtype=torch.bool, device=device))
+    words = f"rows {rows} and weights {weights} do not fit the permutation's 3 pairs; they must be (pairs, D)"
+    with pytest.raises(KernelError, match=re.escape(words)):
+        combine(torch.ones(rows, device=device), torch.ones(weights, device=device), order)
+
+
+def test_the_backward_pass_makes_no_zeros_as_large_as_what_it_kept(device: torch.device) -> None:
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            out = func(*args, **(kwargs or {}))
+            if "zeros" in str(func):
+                made.append(tuple(out.shape))
+            return out
+
+    made: list[tuple[int, ...]] = []
+    x, gate_up, down, _ = (t.requires_grad_() for t in make_inputs(20, 16, 8, 3, device))
+    y = experts_forward(x, gate_up, down, permute(mask_of(20, 3).to(device)), backend="triton")
+    with Sizes():
+        torch.zeros(1)
+        torch.autograd.grad(y, x, torch.ones_like(y))
+    assert made == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "want"),
+    [("allow_tf32", True, "tf32"), ("fp32_precision", "tf32", "tf32"), ("fp32_precision", "ieee", "ieee")],
+)
+def test_float32_products_are_as_exact_as_torch_is_told_in_either_way(
+    setting: str, value: bool | str, want: str
+) -> None:
+    from timeexpert.kernels.triton_common import precision
+
+    settings = torch.backends.cuda.matmul
+    before = settings.fp32_precision
+    try:
+        setattr(settings, setting, value)
+        assert precision() == want
+    finally:
+        if setting == "allow_tf32":
+            settings.allow_tf32 = False
+        settings.fp32_precision = before

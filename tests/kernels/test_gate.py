@@ -143,6 +143,7 @@ GOOD = {
         ({"threshold_E": torch.zeros(2)}, "threshold has shape (2,); for these x and weight it must be (3,)"),
         ({"rates_AE": torch.zeros(3, 1)}, "rates has shape (1,); for these x and weight it must be (3,)"),
         ({"type_T": torch.zeros(3, dtype=torch.int64)}, "type has shape (3,); for these x and weight it must be (2,)"),
+        ({"scale": torch.ones(2)}, "scale has shape (2,) and alpha (); each must be one number"),
         ({"type_T": torch.zeros(2)}, "type is torch.float32 and active torch.bool; they must be torch.int64"),
     ],
 )
@@ -154,3 +155,19 @@ def test_impossible_requests_are_refused(change: dict[str, object], words: str) 
 def test_an_output_says_how_many_tokens_each_expert_got_with_or_without_counts(device: torch.device) -> None:
     out = run(make_inputs(70, 16, 5, device), "triton")
     assert out.tokens_per_expert_E.tolist() == replace(out, counts=None).tokens_per_expert_E.tolist()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="an assertion on a GPU ends the process's use of it")
+@pytest.mark.parametrize("wrong", [-1, 1])
+def test_a_type_that_is_none_is_refused(wrong: int) -> None:
+    types = torch.tensor([0] * 69 + [wrong])
+    with pytest.raises(RuntimeError, match=r"a token's type is not in \[0, 1\)"):
+        gate(**{**GOOD, "x_TD": torch.ones(70, 4), "type_T": types}, backend="triton")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+@pytest.mark.parametrize("fallback", ["least_utilised", "top1"])
+def test_without_an_active_expert_nobody_computes(backend: str, fallback: str, device: torch.device) -> None:
+    args = {**GOOD, "active_E": torch.zeros(3, dtype=torch.bool)}
+    out = gate(**{k: v.to(device) for k, v in args.items()}, fallback=fallback, backend=backend)  # type: ignore[arg-type]
+    assert out.fallback_T.all() and not out.mask_TE.any()

@@ -47,3 +47,13 @@ def test_twice_is_the_same_to_the_last_bit(device: torch.device) -> None:
         y.backward(randn(1000, 256, seed=5).to(device))
         results.append([y, x.grad, gate_up.grad, down.grad])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.multi_gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_tensors_on_another_gpu_than_the_current_one() -> None:
+    """As a model has them whose layers stand on several GPUs."""
+    device = torch.device("cuda", 1)
+    assert torch.cuda.current_device() == 0
+    test_gate.check(test_gate.make_inputs(70, 40, 9, device))
+    test_experts.check(test_experts.make_inputs(37, 40, 36, 5, device), mask_of(37, 5))
