@@ -12,6 +12,7 @@ import argparse
 import json
 import platform
 import sys
+import textwrap
 import time
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -152,7 +153,7 @@ CASES = (
     Case(text=512),
     Case(kind="moe_pretraining", optimizer="muon"),
 )
-FEW = (Case(), Case(checkpointing=True, text=256), Case(kind="task_modules"), Case(kind="backbone", accumulate=2))
+FEW = (Case(), Case(layers=8, checkpointing=True), Case(kind="task_modules"), Case(kind="backbone"))
 
 
 def make_batch(model: TimeExpert, case: Case, seed: int) -> VideoBatch:
@@ -300,9 +301,12 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     import transformers
 
     errors = [abs(row["memory_error"]) for row in rows]
-    lines = [
+    head = (
         f"{datetime.now(UTC):%Y-%m-%d}, torch {torch.__version__}, transformers {transformers.__version__}, "
-        f"{platform.machine()} CPU. First case: {describe(Case())}.",
+        f"{platform.machine()} CPU. First case: {describe(Case())}."
+    )
+    lines = [
+        textwrap.fill(head, 120),
         "",
         "| what differs from the first case | measured MiB | planned MiB | error | fullest phase | FLOP error |",
         "|---|---|---|---|---|---|",

@@ -30,6 +30,16 @@ def test_half_the_memory_binds(sft: StageModel, cluster: Callable[..., Cluster])
     assert plan.limit == "memory"
 
 
+def test_what_is_offloaded_must_fit_into_the_nodes_memory(sft: StageModel, cluster: Callable[..., Cluster]):
+    layout = replace(LAYOUT, offload=True)
+    plan = make_plan(sft, cluster(2, 8), layout)
+    total, gates = sft.sizes.total, sft.sizes.gate.weights * sft.sizes.num_layers
+    sharded = total.weights + total.trained + total.states - 4 * gates
+    assert plan.host_bytes == 4 * (sharded / 2 + 8 * 4 * gates)  # half of it in each node, gates for each GPU
+    assert plan.fits
+    assert not make_plan(sft, cluster(2, 8, host_memory_gib=150.0), layout).fits
+
+
 def test_no_step_is_faster_than_its_arithmetic(sft: StageModel, cluster: Callable[..., Cluster]):
     plan = make_plan(sft, cluster(2, 8), LAYOUT)
     assert plan.step_s >= plan.flops_per_step / (989.4e12 * plan.cluster.matmul_efficiency)

@@ -27,6 +27,7 @@ ASSUMED = {
     "bandwidth_efficiency": "share of the bandwidths that is reached",
     "reserve_gib": "memory that torch does not count, and fragmentation, GiB",
     "host_memory_gb_s": "bandwidth of the node's memory, GB/s (offload)",
+    "host_memory_gib": "the node's memory, GiB (offload)",
     "latency_us": "of a collective per doubling of its ranks",
 }
 

@@ -140,9 +140,9 @@ class Cluster:
 
     ``matmul_efficiency``: share of the peak that matrix products reach. ``bandwidth_efficiency``: share of the stated
     bandwidths that collectives and memory traffic reach. ``reserve_gib``: of each GPU's memory for what torch does not
-    count (CUDA context, NCCL's buffers) and for fragmentation. ``host_memory_gb_s``: of a node's memory, which an
-    optimizer that runs on the host is bound by; all its GPUs share it. ``latency_us``: of one collective, per doubling
-    of its ranks.
+    count (CUDA context, NCCL's buffers) and for fragmentation. ``host_memory_gb_s``, ``host_memory_gib``: of a node's
+    memory, where an optimizer runs that is offloaded; all GPUs of the node share it. ``latency_us``: of one
+    collective, per doubling of its ranks.
     """
 
     gpu: Gpu
@@ -152,6 +152,7 @@ class Cluster:
     bandwidth_efficiency: float = 0.8
     reserve_gib: float = 5.0
     host_memory_gb_s: float = 300.0
+    host_memory_gib: float = 2000.0
     latency_us: float = 10.0
 
     def __post_init__(self) -> None:

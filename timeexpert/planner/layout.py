@@ -9,6 +9,7 @@ from timeexpert.parallel import Degrees, ParallelConfig
 from timeexpert.stages.config import RunConfig, StageConfig
 
 from .hardware import Cluster
+from .memory import Sharing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,11 @@ class Layout:
     def world(self) -> int:
         """GPUs in all."""
         return self.degrees.ranks
+
+    @property
+    def sharing(self) -> Sharing:
+        """Who holds which weights."""
+        return Sharing(degrees=self.degrees, offload=self.offload)
 
     @property
     def videos_per_step(self) -> int:

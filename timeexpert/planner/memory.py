@@ -48,6 +48,15 @@ class Sharing:
     degrees: Degrees = Degrees()
     offload: bool = False
 
+    def local(self, dense: float, experts: float) -> float:
+        """Numbers on one rank, of so many sharded ones in all."""
+        return dense / self.degrees.shard + experts / (self.degrees.expert * self.degrees.expert_shard)
+
+    def numbers(self, sizes: ModelSizes, attribute: str) -> float:
+        """``weights``, ``trained`` or ``states`` of one rank; gates are whole on every one."""
+        experts, gates = (getattr(unit, attribute) * sizes.num_layers for unit in (sizes.experts, sizes.gate))
+        return self.local(getattr(sizes.dense, attribute), experts) + gates
+
 
 def timeline(
     sizes: ModelSizes,
@@ -93,14 +102,7 @@ class _Step:
 
     def _bytes(self, attribute: str) -> float:
         """Of one kind of numbers on one rank."""
-        sizes, n = self.sizes, self.sizes.num_layers
-        dense, experts = getattr(sizes.dense, attribute), getattr(sizes.experts, attribute) * n
-        return MASTER * (self._local(dense, experts) + getattr(sizes.gate, attribute) * n)
-
-    def _local(self, dense: float, experts: float) -> float:
-        """Numbers on one rank, of so many sharded ones in all."""
-        degrees = self.sharing.degrees
-        return dense / degrees.shard + experts / (degrees.expert * degrees.expert_shard)
+        return MASTER * self.sharing.numbers(self.sizes, attribute)
 
     def _layer(self) -> Part:
         pairs = self.batch.pairs * self.imbalance
@@ -195,8 +197,8 @@ class _Step:
     ) -> list[Moment]:
         """From the last layer to the first: activations go, gradients come."""
         out, stays = [], not (before or self.sharing.offload)
-        experts = MASTER * self._local(0, self.sizes.experts.trained)
-        per_layer = MASTER * (self._local(self.sizes.layer.trained, 0) + self.sizes.gate.trained) + experts
+        experts = MASTER * self.sharing.local(0, self.sizes.experts.trained)
+        per_layer = MASTER * (self.sharing.local(self.sizes.layer.trained, 0) + self.sizes.gate.trained) + experts
         again = layer.kept if self.checkpointing else 0.0
         gradients = gradients - self.sizes.num_layers * per_layer if stays else before  # of the heads
         for left in range(self.sizes.num_layers, 0, -1):

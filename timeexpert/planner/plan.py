@@ -12,7 +12,7 @@ from .collectives import Collective, collectives
 from .flops import Flops, Trains, flops
 from .hardware import GIB, Cluster, PlanError
 from .layout import Layout
-from .memory import MASTER, Moment, Sharing, peak, timeline
+from .memory import MASTER, Moment, peak, timeline
 from .sizes import ModelSizes, build_on_meta, model_sizes
 from .workload import TEXT_TOKENS, Batch, Dimensions, Rows, stage_rows, videos_per_batch
 
@@ -101,8 +101,18 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether the fullest moment fits into a GPU."""
-        return self.peak.total <= self.cluster.usable_bytes
+        """Whether the fullest moment fits into a GPU, and what is offloaded into the memory of a node."""
+        host = self.cluster.host_memory_gib * GIB
+        return self.peak.total <= self.cluster.usable_bytes and self.host_bytes <= host
+
+    @property
+    def host_bytes(self) -> float:
+        """Of one node's memory: weights, gradients and optimizer states of its GPUs where they are offloaded."""
+        if not self.layout.offload:
+            return 0.0
+        kinds = ("weights", "trained", "states")
+        numbers = sum(self.layout.sharing.numbers(self.model.sizes, kind) for kind in kinds)
+        return MASTER * numbers * self.cluster.gpus_per_node
 
     @property
     def limit(self) -> str:
@@ -137,6 +147,7 @@ class Plan:
             "rows": asdict(self.model.rows),
             "fits": self.fits,
             "usable_bytes": self.cluster.usable_bytes,
+            "host_bytes": round(self.host_bytes),
             "peak": self.peak.to_json(),
             "moments": [moment.to_json() for moment in fullest_by_phase(self.moments)],
             "layer_activations": {name: round(size) for name, size in layers.items()},
@@ -219,7 +230,7 @@ def memory(model: StageModel, layout: Layout) -> list[Moment]:
         checkpointing=layout.gradient_checkpointing,
         accumulate=layout.accumulate,
         imbalance=model.imbalance if layout.degrees.expert > 1 else 1.0,
-        sharing=Sharing(degrees=layout.degrees, offload=layout.offload),
+        sharing=layout.sharing,
     )
 
 
@@ -248,8 +259,8 @@ def _times(
     weights = model.arithmetic.compute * sizes.experts.weights / layout.degrees.expert * passes * d.layers
     reading_s = layout.accumulate * weights / bandwidth
     compute_s = arithmetic_s + max(0.0, reading_s - layout.accumulate * experts * imbalance / rate)
-    local = sizes.total.trained / layout.degrees.shard
-    optimizer_s = 0.0 if layout.offload else local * OPTIMIZER_TRAFFIC / bandwidth
+    trained = layout.sharing.numbers(sizes, "trained")
+    optimizer_s = 0.0 if layout.offload else trained * OPTIMIZER_TRAFFIC / bandwidth
     moved = {"link": 0.0, "network": 0.0}
     hidden_s = open_s = host_s = 0.0
     for collective in traffic:
@@ -265,11 +276,11 @@ def _times(
 
 def _host_seconds(model: StageModel, cluster: Cluster, layout: Layout) -> float:
     """Weights to the GPU and gradients from it for every micro-batch, and the optimizer in the node's memory."""
-    total, e = model.sizes.total, cluster.bandwidth_efficiency
-    passes = 2 if model.trains.hidden else 1
-    sent = MASTER * (passes * total.weights + total.trained) / layout.degrees.shard * layout.accumulate
-    trained = total.trained / layout.degrees.shard * cluster.gpus_per_node
-    return sent / (cluster.gpu.host_gb_s * 1e9 * e) + trained * OPTIMIZER_TRAFFIC / (cluster.host_memory_gb_s * 1e9 * e)
+    weights, trained = (layout.sharing.numbers(model.sizes, kind) for kind in ("weights", "trained"))
+    sent = MASTER * ((1 + model.trains.hidden) * weights + trained) * layout.accumulate
+    updated = trained * OPTIMIZER_TRAFFIC * cluster.gpus_per_node
+    rate = 1e9 * cluster.bandwidth_efficiency
+    return sent / (cluster.gpu.host_gb_s * rate) + updated / (cluster.host_memory_gb_s * rate)
 
 
 def gib(size: float) -> float:

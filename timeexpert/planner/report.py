@@ -115,7 +115,7 @@ def _work_table(plan: Plan) -> Table:
     parts = {name: part * times for name, part in plan.work.items()}
     for name, part in parts.items():
         if part.total:
-            table.add_row(name, f"{part.forward:.1f}", f"{part.backward:.1f}", f"{part.recompute:.1f}")
+            table.add_row(name, *(f"{value:.4g}" for value in (part.forward, part.backward, part.recompute)))
     return table
 
 
@@ -139,9 +139,9 @@ def _traffic_table(plan: Plan) -> Table:
 
 
 def _print_time(console: Console, plan: Plan) -> None:
-    busy = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in plan.busy.items() if seconds >= 0.005)
+    busy = ", ".join(f"{name} {seconds:.3g} s" for name, seconds in plan.busy.items() if seconds >= plan.step_s / 1000)
     console.print(
-        f"[bold]{plan.step_s:.2f} s per step[/], {number(plan.tokens_per_s)} tokens/s "
+        f"[bold]{plan.step_s:.3g} s per step[/], {number(plan.tokens_per_s)} tokens/s "
         f"({number(plan.tokens_per_s / plan.layout.world)} per GPU), MFU {plan.mfu:.1%}; alone: {busy or 'nothing'}",
         highlight=False,
     )
@@ -154,12 +154,13 @@ def _print_advice(console: Console, plan: Plan) -> None:
         console.print(f"[green]fits[/], {gib(free):.1f} GiB free", highlight=False)
     else:
         over = plan.peak.total - plan.cluster.usable_bytes
-        console.print(f"[red]does not fit[/]: {gib(over):.1f} GiB too much ({plan.peak.phase})", highlight=False)
+        where = f"{gib(over):.1f} GiB too much ({plan.peak.phase})" if over > 0 else "the host has not enough memory"
+        console.print(f"[red]does not fit[/]: {where}", highlight=False)
     found = advice(plan)
     for change in found.changes:
         console.print(
             f"  {'faster' if plan.fits else 'fits'} with {', '.join(change.words)}: "
-            f"{gib(change.plan.peak.total):.1f} GiB, {change.plan.step_s:.2f} s per step",
+            f"{gib(change.plan.peak.total):.1f} GiB, {change.plan.step_s:.3g} s per step",
             highlight=False,
         )
     if found.more is not None:
@@ -212,7 +213,7 @@ def print_sweep(config: str, stage: str, plans: Sequence[Plan], notes: Sequence[
             f"{gib(plan.peak.total):.1f}",
             *(
                 (
-                    f"{plan.step_s:.2f}",
+                    f"{plan.step_s:.3g}",
                     number(plan.tokens_per_s),
                     number(plan.tokens_per_s / a.world),
                     f"{plan.mfu:.0%}",
