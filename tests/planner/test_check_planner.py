@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-MEMORY = 0.06  # the largest error that docs/planner.md states
+MEMORY = 0.06  # as docs/planner.md says
 FLOPS = 1e-6
 
 
