@@ -27,7 +27,7 @@ def _config(m: int, n: int, k: int, warps: int, stages: int) -> triton.Config:
 def _fitting(configs: list[Any], args: dict[str, Any], **constants: Any) -> list[Any]:
     """Tiles of 16 rows where experts have few rows, as in decoding, larger ones where they have many.
 
-    Exact float32 is not for the matrix units: each product is an instruction, and large tiles take minutes to compile.
+    Exact float32 is not for the matrix units: each product is an instruction, and a large tile a very long program.
     """
     tiles = [config for config in configs if (config.kwargs["BLOCK_M"] <= 16) == (args["rows_each"] <= 32)]
     if args["a"].dtype == torch.float32 and constants["PRECISION"] == "ieee":

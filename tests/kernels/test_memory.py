@@ -62,7 +62,7 @@ def extent(tensor: Tensor) -> int:
     return (last + 1) * tensor.element_size()
 
 
-def finite(function: Callable[..., list[Tensor]], inputs: list[Tensor]) -> None:
+def assert_finite(function: Callable[..., list[Tensor]], inputs: list[Tensor]) -> None:
     for value in outputs_and_gradients(function, inputs):
         assert value.isfinite().all()
 
@@ -98,7 +98,7 @@ def test_experts(load: str, T: int, D: int, F: int, E: int) -> None:
     def run(x: Tensor, gate_up: Tensor, down: Tensor, weight: Tensor) -> list[Tensor]:
         return [experts_forward(x, gate_up, down, order, order.at_pairs(weight), backend="triton")]
 
-    finite(run, [randn(T, D), *experts(D, F, E), uniform(T, E, seed=3)])
+    assert_finite(run, [randn(T, D), *experts(D, F, E), uniform(T, E, seed=3)])
 
 
 def test_experts_of_fewer_pairs_than_there_is_room_for() -> None:
@@ -108,7 +108,7 @@ def test_experts_of_fewer_pairs_than_there_is_room_for() -> None:
     def run(x: Tensor, gate_up: Tensor, down: Tensor, weight: Tensor) -> list[Tensor]:
         return [experts_forward(x, gate_up, down, order, order.at_pairs(weight), backend="triton")]
 
-    finite(run, [randn(20, 16), *experts(16, 8, 4), uniform(20, 4, seed=3)])
+    assert_finite(run, [randn(20, 16), *experts(16, 8, 4), uniform(20, 4, seed=3)])
 
 
 def test_rows_that_are_sorted_already() -> None:
@@ -117,7 +117,7 @@ def test_rows_that_are_sorted_already() -> None:
     def run(x: Tensor, gate_up: Tensor, down: Tensor) -> list[Tensor]:
         return [swiglu_experts(x, gate_up, down, order.expert_offsets_E1, backend="triton")]
 
-    finite(run, [randn(order.token_P.numel(), 33), *experts(33, 17, 5)])
+    assert_finite(run, [randn(order.token_P.numel(), 33), *experts(33, 17, 5)])
 
 
 def test_no_tokens() -> None:
@@ -126,7 +126,7 @@ def test_no_tokens() -> None:
     def run(x: Tensor, gate_up: Tensor, down: Tensor) -> list[Tensor]:
         return [experts_forward(x, gate_up, down, order, backend="triton")]
 
-    finite(run, [randn(0, 16), *experts(16, 8, 4)])
+    assert_finite(run, [randn(0, 16), *experts(16, 8, 4)])
 
 
 def test_tensors_that_are_not_contiguous() -> None:
@@ -157,4 +157,4 @@ def test_gate(T: int, D: int, E: int, fallback: str) -> None:
         order = out.permute(backend="triton")
         return [out.score_TE, out.task_TE, out.gate_TE, out.pair_weights(order)]
 
-    finite(run, [randn(T, D), randn(E, D, seed=1), uniform(E, seed=2), torch.tensor(2.0)])
+    assert_finite(run, [randn(T, D), randn(E, D, seed=1), uniform(E, seed=2), torch.tensor(2.0)])
