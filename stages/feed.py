@@ -154,7 +154,8 @@ class Feed:
         """This rank's share: its own batches, and those of others that it is short of."""
         ranks = self.engine.world_size
         room = [len(chosen) // ranks] * ranks
-        mine, left = [], []
+        mine: list[VideoBatch | None] = []
+        left: list[_Loaded] = []
         for loaded in chosen:
             if not room[loaded.owner]:
                 left.append(loaded)
@@ -165,7 +166,7 @@ class Feed:
         for loaded in left:
             receiver = next(rank for rank in range(ranks) if room[rank])
             room[receiver] -= 1
-            batch = self.engine.broadcast(loaded.batch, loaded.owner)
+            sent = self.engine.broadcast(loaded.batch, loaded.owner)
             if receiver == self.engine.rank:
-                mine.append(batch)
+                mine.append(sent)
         return [batch for batch in mine if batch is not None]

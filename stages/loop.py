@@ -177,19 +177,23 @@ class StageRun:
         return {"stage": self.stage.name, "step": self.step, "global_step": self.before + self.step}
 
     def _record(self, writer: SummaryWriter | None, figures: dict[str, float], samples: int) -> None:
-        place, global_step = self._place, self.before + self.step
+        place = self._place
         if self.step % self.train.log_every == 0 or self.step in (1, self.stage.steps):
             self.memory.sample()
             self.run.record({"kind": "train", **place, **figures, "samples": samples, "skipped": self.skipped})
-            for name, value in figures.items() if writer is not None else ():
-                writer.add_scalar(f"train/{name}", value, global_step)
+            self._draw(writer, {f"train/{name}": value for name, value in figures.items()})
         if self.step % self.train.experts_every == 0 or self.step == self.stage.steps:
             types = [t.name.lower() for t in TokenType]
             row = {"kind": "experts", **place, "token_types": types, "layers": self.statistics.to_json()}
             self.run.record(row)
-            for name, value in expert_scalars(row).items() if writer is not None else ():
-                writer.add_scalar(name, value, global_step)
+            self._draw(writer, expert_scalars(row))
             self.statistics.reset()
+
+    def _draw(self, writer: SummaryWriter | None, values: dict[str, float]) -> None:
+        """TensorBoard's curves, which rank 0 writes."""
+        if writer is not None:
+            for name, value in values.items():
+                writer.add_scalar(name, value, self.before + self.step)
 
     def _edit_experts(self, counts: list[LayerStatistics]) -> None:
         """Let experts go and come, and write down why. None after the last step: it would never be trained."""

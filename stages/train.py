@@ -193,8 +193,8 @@ class Trainer:
         mixture = Mixture([len(s) for s in sources], list(stage.mix.values()), self.config.train.seed)
         # rows are cut at max_tokens, which batch_tokens is never below: the planner has nothing to drop
         planner = BatchPlanner(mixture, load.length, stage.batch_tokens, stage.batch_videos)
-        ranks = {"rank": self.engine.rank, "world_size": self.engine.world_size}
-        return PlannedLoader(planner, load, self.config.data.num_workers, **ranks)
+        workers, rank, ranks = self.config.data.num_workers, self.engine.rank, self.engine.world_size
+        return PlannedLoader(planner, load, workers, rank=rank, world_size=ranks)
 
     def _train(self, stage: StageConfig, model: TimeExpert, text: TextTokenizer, before: int) -> None:
         def save_model(folder: Path, weights: dict[str, Any] | None) -> None:

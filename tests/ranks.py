@@ -17,7 +17,7 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["tests.ranks", "timeexpert.stages.train", "timeexpert.parallel.sharding"])
 
 
-def run_ranks(world_size: int, job: Callable[..., Any], *args: Any, patience_s: float = 300.0) -> list[Any]:
+def run_ranks(world_size: int, job: Callable[..., Any], *args: Any, patience_s: float = 1800.0) -> list[Any]:
     """What ``job(*args)`` returns on each of ``world_size`` ranks; the traceback of the first that fails.
 
     ``job`` is a function of a module, and its results pickle. It is started as torchrun would start it.

@@ -21,6 +21,7 @@ from .config import Degrees, ParallelConfig
 from .gradients import clip_sharded_grad_norm_, sum_replicated_gradients
 
 T = TypeVar("T")
+JOINING = timedelta(minutes=30)  # for all ranks to start: nodes come up one after the other
 # for waiting on what one rank does alone (writing a checkpoint); the launcher notices ranks that end
 PATIENCE = timedelta(days=7)
 
@@ -85,7 +86,10 @@ class TorchRanks(OneProcess):
 
         self.rank, self.world_size, self.degrees = dist.get_rank(), dist.get_world_size(), degrees
         self.device = device
-        self.meshes = Meshes.build(degrees, device.type, timeout)
+        self.meshes = Meshes.build(degrees, device.type)
+        for group in (*self.meshes.groups(), dist.group.WORLD):
+            # a mesh's groups would wait for torch's default, 10 or 30 minutes
+            dist.distributed_c10d._set_pg_timeout(timeout, group)
         self.dispatches = degrees.expert > 1 or dispatcher == "all_to_all"
         self._patient = dist.new_group(backend="gloo", timeout=PATIENCE)
 
@@ -122,7 +126,7 @@ class TorchRanks(OneProcess):
         """See :class:`OneProcess`."""
         values: list[Any] = [value]
         dist.broadcast_object_list(values, source)
-        return values[0]  # type: ignore[no-any-return]
+        return values[0]
 
     def any(self, value: bool) -> bool:
         """See :class:`OneProcess`."""
@@ -144,7 +148,7 @@ class TorchRanks(OneProcess):
             raise error
         if answer[1]:
             raise SystemExit(2)
-        return answer[0]  # type: ignore[no-any-return]
+        return answer[0]
 
 
 def launched() -> bool:
@@ -166,10 +170,9 @@ def start(config: ParallelConfig, slots: int, device: str = "auto") -> Iterator[
     ranks, local = int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0"))
     degrees = config.degrees(ranks, slots, int(os.environ.get("LOCAL_WORLD_SIZE", ranks)))
     place = _device(device, local)
-    timeout = timedelta(seconds=config.timeout_s)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo", timeout=timeout)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo", timeout=JOINING)
     try:
-        yield TorchRanks(degrees, place, config.dispatcher, timeout), str(place)
+        yield TorchRanks(degrees, place, config.dispatcher, timedelta(seconds=config.timeout_s)), str(place)
         dist.barrier()  # a rank that leaves early would break the others' connections
     finally:
         dist.destroy_process_group()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -33,20 +32,21 @@ class Meshes:
     same_expert: DeviceMesh
 
     @classmethod
-    def build(cls, degrees: Degrees, device_type: str, timeout: timedelta) -> Meshes:
+    def build(cls, degrees: Degrees, device_type: str) -> Meshes:
         """Both views of all ranks; those of one expert group, and of one copy, are neighbours."""
         dense = init_device_mesh(device_type, (degrees.data, degrees.shard), mesh_dim_names=("data", "shard"))
         sizes = (degrees.expert_data, degrees.expert_shard, degrees.expert)
         names = ("expert_data", "expert_shard", "expert")
         experts = init_device_mesh(device_type, sizes, mesh_dim_names=names)
-        for group in (*dense.get_all_groups(), *experts.get_all_groups()):
-            # groups of a mesh would wait for torch's default, 10 or 30 minutes
-            dist.distributed_c10d._set_pg_timeout(timeout, group)
         return cls(
             dense if degrees.data > 1 else dense["shard"],
             experts["expert"],
             experts["expert_data", "expert_shard"] if degrees.expert_data > 1 else experts["expert_shard"],
         )
+
+    def groups(self) -> list[dist.ProcessGroup]:
+        """Every process group of this rank."""
+        return [group for mesh in (self.dense, self.expert, self.same_expert) for group in mesh.get_all_groups()]
 
 
 def shard(
