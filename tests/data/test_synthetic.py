@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -19,6 +20,7 @@ from timeexpert.data.synthetic import (
     MAX_RADIUS,
     MIN_RADIUS,
     ORDINALS,
+    SIZES,
     Scene,
     ShapeEvent,
     SynthConfig,
@@ -139,6 +141,33 @@ def test_each_shape_of_a_slide_show_is_on_the_one_picture_that_the_answers_name(
             for name in names:
                 assert asked[f"Which picture shows the {name}?"] == ORDINALS[p]
             assert asked.get(f"What is on the {ORDINALS[p]} picture?", "") == ", ".join(names)
+
+
+@pytest.mark.parametrize("kind", [{"images": True, "max_events": 3}, {"slides": True, "max_duration_s": 10.0}])
+def test_pictures_of_every_size_ask_for_it(kind: dict[str, object]) -> None:
+    config = replace(SHORT, min_duration_s=4.0, every_size=True, **kind)
+    said: dict[str, list[float]] = {}
+    for index in range(60):
+        scene = make_scene(config, index)
+        asked = {s.prompt: s.events.events[0].text for s in questions(scene, config)}
+        for event in scene.events:
+            said.setdefault(asked[f"How large is the {event.name}?"], []).append(event.radius_at(0.0))
+            # a fifth of the range of radii is a step of 0.8 of a highlight's scores from 1 to 5
+            assert abs(1 + 0.8 * (SIZES.index(event.size) + 0.5) - saliency_of(event.radius)) <= 0.65
+    assert sorted(said, key=lambda word: max(said[word])) == list(SIZES)
+    ranges = [(min(said[word]), max(said[word])) for word in SIZES]
+    assert all(low[1] <= high[0] for low, high in itertools.pairwise(ranges))
+
+
+def saliency_of(radius: float) -> float:
+    """The score of a growing shape's moment of this radius."""
+    event = ShapeEvent("red", "circle", "grow", 0.0, 1.0, 0.5, 0.5, 0.2)
+    return event.saliency_at((radius - MIN_RADIUS) / (MAX_RADIUS - MIN_RADIUS))
+
+
+def test_sizes_are_for_pictures() -> None:
+    with pytest.raises(UserError, match="every_size is for images and slides"):
+        replace(SHORT, every_size=True)
 
 
 @pytest.mark.parametrize(

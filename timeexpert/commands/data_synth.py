@@ -19,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--slides", action="store_true", help="slide shows: a picture per second (--max-duration-s at most 10)"
     )
+    parser.add_argument(
+        "--every-size", action="store_true", help="shapes of all sizes in images and slides, and questions for them"
+    )
     parser.add_argument("--min-duration-s", type=float, default=20.0, metavar="S", help="shortest video (default 20)")
     parser.add_argument("--max-duration-s", type=float, default=40.0, metavar="S", help="longest video (default 40)")
     parser.add_argument("--min-events", type=int, default=2, metavar="N", help="fewest events per video (default 2)")
@@ -54,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         images=args.images,
         slides=args.slides,
+        every_size=args.every_size,
         min_duration_s=args.min_duration_s,
         max_duration_s=args.max_duration_s,
         min_events=args.min_events,

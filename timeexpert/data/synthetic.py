@@ -44,6 +44,7 @@ ACTIONS = {
     "rotate": ("rotates", "rotate"),
 }
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+SIZES = ("tiny", "small", "medium", "large", "huge")  # fifths of the range of radii
 SLIDE_S = 1.0  # how long a picture of a slide show stays
 CLIP_S = 2.0  # a highlight is scored per clip of two seconds, as in QVHighlights
 MAX_DURATION_S = 3600.0
@@ -51,6 +52,7 @@ SETTINGS = "synth.json"  # what a folder of videos was made from
 LONGEST_SHARE = 0.75  # of a video, for one event
 MIN_EVENT_S = 0.2  # times are written in tenths: a shorter event could start where it ends
 MIN_RADIUS, MAX_RADIUS = 0.13, 0.26  # of the shorter side
+STILL_RADII = (0.17, 0.215)  # of shapes that neither grow nor shrink
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,15 @@ class SynthConfig:
 
     ``images`` makes clips of a single frame. ``slides`` makes slide shows: one frame per second, and each shape
     is on one of them; general questions then ask which picture shows a shape, and what a picture shows.
+    ``every_size``: the shapes of images and slides are of all sizes that growing ones pass through, and general
+    questions ask for it.
     """
 
     videos: int = 100
     seed: int = 0
     images: bool = False
     slides: bool = False
+    every_size: bool = False
     min_duration_s: float = 20.0
     max_duration_s: float = 40.0
     min_events: int = 2
@@ -97,6 +102,8 @@ class SynthConfig:
                 "show (one picture a second). Set min_duration_s and max_duration_s lower."
             )
         of_events = not self.images and not self.slides  # whose lengths are drawn
+        if self.every_size and of_events:
+            raise UserError("every_size is for images and slides: set one of them, or every_size to false.")
         if of_events and not MIN_EVENT_S <= self.min_event_s <= self.max_event_s <= self.min_duration_s:
             raise UserError(
                 f"event lengths ({self.min_event_s} to {self.max_event_s} s) must be {MIN_EVENT_S} s or more, "
@@ -155,6 +162,12 @@ class ShapeEvent:
             return MAX_RADIUS - (MAX_RADIUS - MIN_RADIUS) * self.phase(time_s)
         return self.radius
 
+    @property
+    def size(self) -> str:
+        """The word for its radius."""
+        share = (self.radius - MIN_RADIUS) / (MAX_RADIUS - MIN_RADIUS)
+        return SIZES[min(len(SIZES) - 1, int(len(SIZES) * share))]
+
     def saliency_at(self, time_s: float) -> float:
         """1 (smallest) to 5 (largest): how much of the frame the shape takes, in steps of a half."""
         share = (self.radius_at(time_s) - MIN_RADIUS) / (MAX_RADIUS - MIN_RADIUS)
@@ -211,7 +224,7 @@ def make_scene(config: SynthConfig, index: int) -> Scene:
                 end_s,
                 float(np.clip(x + rng.uniform(-0.06, 0.06), 0.24, 0.76)),
                 float(np.clip(y + rng.uniform(-0.03, 0.03), 0.24, 0.76)),
-                float(rng.uniform(0.17, 0.215)),
+                float(rng.uniform(*((MIN_RADIUS, MAX_RADIUS) if config.every_size else STILL_RADII))),
                 bool(rng.random() < config.persistent and action != "appear"),
             )
         )
@@ -344,6 +357,9 @@ def questions(scene: Scene, config: SynthConfig) -> list[Sample]:
                     add("general", f"Which colour is the {event.shape}?", [Event(text=event.colour)])
                 if sum(e.colour == event.colour for e in scene.events) == 1:
                     add("general", f"Which shape is {event.colour}?", [Event(text=event.shape)])
+    if "general" in config.tasks and config.every_size:
+        for event in scene.events:
+            add("general", f"How large is the {event.name}?", [Event(text=event.size)])
     if config.images:
         return out
     if "general" in config.tasks and not config.slides:
