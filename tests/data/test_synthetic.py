@@ -165,6 +165,22 @@ def saliency_of(radius: float) -> float:
     return event.saliency_at((radius - MIN_RADIUS) / (MAX_RADIUS - MIN_RADIUS))
 
 
+def test_the_highlight_of_a_slide_show_is_one_picture_scored_by_size() -> None:
+    config = replace(SLIDES, every_size=True, highlight_from=1.0)
+    scores = set()
+    for index in range(40):
+        scene = make_scene(config, index)
+        asked = [s for s in questions(scene, config) if s.task == "highlight_detection"]
+        assert len(asked) == len(scene.events)
+        for sample, event in zip(asked, scene.events, strict=True):
+            (point,) = sample.events.events
+            assert event.name in sample.prompt and sample.meta["clip_s"] == 1.0
+            assert point.start_s == point.end_s == event.start_s and event.visible(point.start_s)
+            assert point.scores == (saliency_of(event.radius),)
+            scores.add(point.scores[0])
+    assert scores == {1 + n / 2 for n in range(9)}
+
+
 def test_sizes_are_for_pictures() -> None:
     with pytest.raises(UserError, match="every_size is for images and slides"):
         replace(SHORT, every_size=True)

@@ -62,7 +62,7 @@ class SynthConfig:
     ``images`` makes clips of a single frame. ``slides`` makes slide shows: one frame per second, and each shape
     is on one of them; general questions then ask which picture shows a shape, and what a picture shows.
     ``every_size``: the shapes of images and slides are of all sizes that growing ones pass through, and general
-    questions ask for it.
+    questions ask for it; the highlight of a slide show's shape is its picture, scored by its size.
     """
 
     videos: int = 100
@@ -371,14 +371,16 @@ def questions(scene: Scene, config: SynthConfig) -> list[Sample]:
         if "moment_retrieval" in config.tasks:
             prompt = ask("moment_retrieval", name=event.name, verb=verb, caption=event.caption)
             add("moment_retrieval", prompt, [Event(event.start_s, event.end_s, text=event.caption)])
-        scores = clip_scores(event, scene.duration_s)
+        still = [(event.start_s, event.saliency_at(event.start_s))]  # of a slide show: the one picture
+        scores = still if config.slides else clip_scores(event, scene.duration_s)
         if (
             "highlight_detection" in config.tasks
             and max((s for _, s in scores), default=0.0) >= config.highlight_from
             and not event.persistent
         ):
             points = [Event(t, t, (s,), "") for t, s in scores]
-            add("highlight_detection", ask("highlight_detection", name=event.name), points, clip_s=CLIP_S)
+            clip_s = SLIDE_S if config.slides else CLIP_S
+            add("highlight_detection", ask("highlight_detection", name=event.name), points, clip_s=clip_s)
     if "dense_captioning" in config.tasks:
         captions = [Event(e.start_s, e.end_s, text=e.caption) for e in scene.events]
         add("dense_captioning", ask("dense_captioning"), captions)
