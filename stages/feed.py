@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,13 +84,19 @@ class Feed:
     _empty: int = 0
 
     def __post_init__(self) -> None:
-        self._batches: Iterator[Any] | None = None
+        self._batches: Generator[Any] | None = None
         self.state = self.loader.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after ``state``, before the first step is taken."""
         self.loader.load_state_dict(state)
         self.state = self.loader.state_dict()
+
+    def close(self) -> None:
+        """End the data workers; they ignore signals, and Python would wait for them at its exit."""
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
 
     def take(self, count: int) -> Step:
         """The next ``count`` readable batches, spread over the ranks, which divide it. Raises :class:`FeedError`."""

@@ -7,7 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -102,7 +102,8 @@ class StageRun:
 
     def _train(self, writer: SummaryWriter | None) -> None:
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        with self._signals(), StageProgress(self.console, self.stage.name, self.step, self.stage.steps) as progress:
+        progress = StageProgress(self.console, self.stage.name, self.step, self.stage.steps)
+        with self._signals(), closing(self.feed), progress:
             if self.step == 0 and self.stage.calibrate_gates:
                 self._calibrate()
             while self.step < self.stage.steps:
