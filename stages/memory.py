@@ -8,7 +8,6 @@ from pathlib import Path
 
 import psutil
 
-
 # malloc.h of glibc
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 

@@ -22,6 +22,7 @@ KIND_NAMES = {
     "exchange": "all-to-all buffers",
     "batches": "batches",
 }
+TABLE_WIDTH = 130
 WORTH_SAYING = 0.95  # a layout that takes at most this share of the time is named although the asked one fits
 
 
@@ -52,7 +53,7 @@ def advice(plan: Plan) -> Advice:
 
 def print_plan(config: str, plan: Plan, notes: Sequence[str]) -> None:
     """Everything about one stage."""
-    console, layout, cluster = Console(), plan.layout, plan.cluster
+    console, layout, cluster = _console(), plan.layout, plan.cluster
     rows, sizes = plan.model.rows, plan.model.sizes
     total = sizes.total
     console.print(f"[bold]{config}, stage {plan.model.stage.name}[/]: {cluster.nodes} x {cluster.gpus_per_node} "
@@ -138,6 +139,12 @@ def _traffic_table(plan: Plan) -> Table:
     return table
 
 
+def _console() -> Console:
+    """At least as wide as the tables: a narrower terminal breaks lines, but loses no digits."""
+    console = Console()
+    return console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)
+
+
 def _print_time(console: Console, plan: Plan) -> None:
     busy = ", ".join(f"{name} {seconds:.3g} s" for name, seconds in plan.busy.items() if seconds >= plan.step_s / 1000)
     console.print(
@@ -196,7 +203,7 @@ def sweep_rows(plans: Sequence[Plan]) -> list[dict[str, Any]]:
 
 def print_sweep(config: str, stage: str, plans: Sequence[Plan], notes: Sequence[str]) -> None:
     """The fastest layout that fits, for each number of GPUs."""
-    console = Console()
+    console = _console()
     gpu = plans[0].cluster.gpu
     columns = ("GPUs", "data x shard", "expert", "videos per GPU", "per step", "recompute", "offload", "GiB")
     table = _table(f"{config}, stage {stage} on {gpu.name}", *columns, "s", "tokens/s", "per GPU", "MFU", "limit")
