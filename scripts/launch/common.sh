@@ -55,6 +55,9 @@ export TORCH_NCCL_DUMP_ON_TIMEOUT=${TORCH_NCCL_DUMP_ON_TIMEOUT:-1}
 if [[ -n ${LOGS:-} ]]; then
     export TORCH_FR_DUMP_TEMP_FILE=${TORCH_FR_DUMP_TEMP_FILE:-$LOGS/collectives_rank}
 fi
+# torchrun would give ranks that it starts again the store of the dead ones, in which they find addresses that are no more:
+# "connection refused", also with NCCL (pytorch issue 135712; seen with torch 2.13 and gloo).
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 # The nodes' own connections (gloo, and NCCL's first handshake) must not go over a network that other nodes do not reach.
 if [[ -n ${INTERFACE:-} ]]; then
     export NCCL_SOCKET_IFNAME=$INTERFACE GLOO_SOCKET_IFNAME=$INTERFACE
