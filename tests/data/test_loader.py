@@ -9,6 +9,7 @@ import time
 from itertools import islice
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -211,8 +212,19 @@ def test_workers_end_when_this_process_is_killed():
     assert not alive(workers)
 
 
+def test_a_process_ends_while_an_iterator_is_still_held():
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from tests.data.test_loader import PlannedLoader, load, planner\n"
+        "held = iter(PlannedLoader(planner(), load, num_workers=2))\nnext(held)\n"
+        "sys.held = held\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(ROOT)], cwd=ROOT, timeout=60, capture_output=True)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
 def children(pid: int) -> list[int]:
-    return [int(p) for task in Path(f"/proc/{pid}/task").iterdir() for p in (task / "children").read_text().split()]
+    return [child.pid for child in psutil.Process(pid).children()]
 
 
 def alive(pids: list[int]) -> list[int]:

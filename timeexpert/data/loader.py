@@ -7,6 +7,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
@@ -88,11 +89,17 @@ class PlannedLoader(Generic[B]):
             generator=torch.Generator(),  # else each start draws from the global one, and training would not repeat
         )
         batches = iter(loader)
-        while True:
-            batch = self._next(batches)
-            self.round_states = states.popleft()
-            self.state = self.round_states[-1]
-            yield batch, self.state
+        # Also at the exit of a process in which something still holds this iterator (the frames of an error do).
+        end = Finalize(None, _end_workers, (batches,), exitpriority=0) if self.num_workers else None
+        try:
+            while True:
+                batch = self._next(batches)
+                self.round_states = states.popleft()
+                self.state = self.round_states[-1]
+                yield batch, self.state
+        finally:
+            if end is not None:
+                end()
 
     def _next(self, batches: Iterator[Any]) -> B:
         try:
@@ -144,6 +151,13 @@ class _Refused:
 
 def _unchanged(batch: Any) -> Any:
     return batch
+
+
+def _end_workers(batches: Any) -> None:
+    """Python itself would send SIGTERM to workers that are left, which they ignore, and wait for them for ever."""
+    batches._shutdown_workers()
+    for worker in batches._workers:
+        worker.kill()
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
