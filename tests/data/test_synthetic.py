@@ -69,7 +69,8 @@ def test_a_shape_is_on_screen_during_its_event_and_at_no_other_time(index: int, 
 def test_growing_shapes_grow_and_shrinking_ones_shrink_and_saliency_says_how_large(
     action: str, sign: int, tmp_path: Path
 ) -> None:
-    event = ShapeEvent("red", "circle", action, 1.0, 5.0, 0.5, 0.5, 0.2)
+    radii = (MIN_RADIUS, MAX_RADIUS)[::sign]
+    event = ShapeEvent("red", "circle", action, 1.0, 5.0, 0.5, 0.5, *radii)
     frames, times_s = decoded(Scene("s", 6.0, 5, 64, 64, (event,), 0), tmp_path)
     sizes = {t: int(n) for t, n in zip(times_s.round(2), pixels_of(event, frames), strict=True)}
     small, large = (math.pi * (r * 64) ** 2 for r in (MIN_RADIUS, MAX_RADIUS))
@@ -82,7 +83,7 @@ def test_growing_shapes_grow_and_shrinking_ones_shrink_and_saliency_says_how_lar
 
 @pytest.mark.parametrize(("action", "sign"), [("left", -1), ("right", 1)])
 def test_shapes_move_where_their_caption_says(action: str, sign: int, tmp_path: Path) -> None:
-    event = ShapeEvent("green", "square", action, 1.0, 5.0, 0.5, 0.5, 0.15)
+    event = ShapeEvent("green", "square", action, 1.0, 5.0, 0.5, 0.5, 0.15, 0.15)
     frames, times_s = decoded(Scene("s", 6.0, 5, 64, 64, (event,), 0), tmp_path)
     near = np.abs(frames - np.array(COLOURS["green"])).max(-1) < 45
     x = [float(np.nonzero(near[i])[1].mean()) for i in np.flatnonzero((times_s >= 1) & (times_s <= 5))]
@@ -91,7 +92,7 @@ def test_shapes_move_where_their_caption_says(action: str, sign: int, tmp_path: 
 
 
 def test_persistent_shapes_are_always_there_and_act_during_their_event_only(tmp_path: Path) -> None:
-    event = ShapeEvent("red", "circle", "grow", 2.0, 4.0, 0.5, 0.5, 0.2, persistent=True)
+    event = ShapeEvent("red", "circle", "grow", 2.0, 4.0, 0.5, 0.5, MIN_RADIUS, MAX_RADIUS, persistent=True)
     frames, times_s = decoded(Scene("s", 6.0, 5, 64, 64, (event,), 0), tmp_path)
     sizes = pixels_of(event, frames)
     before, after = sizes[times_s < 2], sizes[times_s > 4]
@@ -161,7 +162,7 @@ def test_pictures_of_every_size_ask_for_it(kind: dict[str, object]) -> None:
 
 def saliency_of(radius: float) -> float:
     """The score of a growing shape's moment of this radius."""
-    event = ShapeEvent("red", "circle", "grow", 0.0, 1.0, 0.5, 0.5, 0.2)
+    event = ShapeEvent("red", "circle", "grow", 0.0, 1.0, 0.5, 0.5, MIN_RADIUS, MAX_RADIUS)
     return event.saliency_at((radius - MIN_RADIUS) / (MAX_RADIUS - MIN_RADIUS))
 
 
@@ -181,9 +182,21 @@ def test_the_highlight_of_a_slide_show_is_one_picture_scored_by_size() -> None:
     assert scores == {1 + n / 2 for n in range(9)}
 
 
-def test_sizes_are_for_pictures() -> None:
-    with pytest.raises(UserError, match="every_size is for images and slides"):
-        replace(SHORT, every_size=True)
+def test_shapes_of_every_size_in_videos_grow_by_any_amount() -> None:
+    config = replace(SHORT, every_size=True, highlight_from=1.0)
+    first_scores: dict[str, set[float]] = {}
+    for index in range(80):
+        for event in make_scene(config, index).events:
+            first_scores.setdefault(event.action, set()).add(event.saliency_at(event.start_s))
+            assert (
+                MIN_RADIUS <= min(event.radius, event.end_radius) <= max(event.radius, event.end_radius) <= MAX_RADIUS
+            )
+            growth = event.end_radius - event.radius
+            if event.action in ("grow", "shrink"):
+                assert (growth if event.action == "grow" else -growth) >= 0.05
+            else:
+                assert growth == 0
+    assert all(len(scores) >= 4 for scores in first_scores.values())  # what it does no longer tells the score
 
 
 @pytest.mark.parametrize(

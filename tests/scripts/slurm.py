@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,37 +84,33 @@ def srun(folder: Path, words: list[str]) -> int:
     options, command = split(words)
     known = json.loads((folder / "nodes.json").read_text())
     tasks = []
+    step = {"STAND_IN_STEP": str(os.getpid())}
     for rank, node in enumerate(options["nodelist"].split(",")):
-        if known[node].get("dead"):
-            tasks.append(subprocess.Popen(["sleep", "1000"]))
-            continue
-        own = {"SLURMD_NODENAME": node, "SLURM_PROCID": str(rank), **known[node].get("env", {})}
+        own = {"SLURMD_NODENAME": node, "SLURM_PROCID": str(rank), **known[node].get("env", {}), **step}
         mode = "a" if options.get("open-mode") == "append" else "w"
+        started = ["sleep", "1000"] if known[node].get("dead") else command
         with open(options["output"].replace("%N", node), mode) as log:
-            tasks.append(subprocess.Popen(command, env={**os.environ, **own}, stdout=log, stderr=log))
+            tasks.append(subprocess.Popen(started, env={**os.environ, **own}, stdout=log, stderr=log))
     for number in (signal.SIGUSR1, signal.SIGTERM):
-        signal.signal(number, lambda number, _: tell(tasks, number))
+        signal.signal(number, lambda number, _: tell(step, number))
     first_end = None
-    while any(task.poll() is None for task in tasks):
-        ended = [task.returncode for task in tasks if task.returncode is not None]
+    while None in (codes := [task.poll() for task in tasks]):
+        ended = [code for code in codes if code is not None]
         first_end = first_end or (time.monotonic() if ended else None)
         waited = first_end is not None and 0 < float(options["wait"]) < time.monotonic() - first_end
         if waited or (options["kill-on-bad-exit"] == "1" and any(ended)):
-            tell(tasks, signal.SIGKILL)
+            tell(step, signal.SIGKILL)
         time.sleep(0.1)
+    tell(step, signal.SIGKILL)  # SLURM leaves nothing of a step behind
     return max(abs(task.returncode) for task in tasks)
 
 
-def tell(tasks: list[subprocess.Popen[Any]], number: int) -> None:
-    """A signal to every process of the tasks that still run."""
-    for task in tasks:
-        if task.poll() is None:
-            top = psutil.Process(task.pid)
-            for process in (top, *top.children(recursive=True)):
-                try:
-                    process.send_signal(number)
-                except psutil.NoSuchProcess:
-                    continue
+def tell(step: dict[str, str], number: int) -> None:
+    """A signal to every process of a step, whatever session it is in."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().items() >= step.items():
+                process.send_signal(number)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--slides", action="store_true", help="slide shows: a picture per second (--max-duration-s at most 10)"
     )
     parser.add_argument(
-        "--every-size", action="store_true", help="shapes of all sizes in images and slides, and questions for them"
+        "--every-size", action="store_true", help="shapes of all sizes, growing by any amount; pictures also ask for it"
     )
     parser.add_argument("--min-duration-s", type=float, default=20.0, metavar="S", help="shortest video (default 20)")
     parser.add_argument("--max-duration-s", type=float, default=40.0, metavar="S", help="longest video (default 40)")

@@ -53,6 +53,7 @@ LONGEST_SHARE = 0.75  # of a video, for one event
 MIN_EVENT_S = 0.2  # times are written in tenths: a shorter event could start where it ends
 MIN_RADIUS, MAX_RADIUS = 0.13, 0.26  # of the shorter side
 STILL_RADII = (0.17, 0.215)  # of shapes that neither grow nor shrink
+LEAST_GROWTH = 0.05  # what can be seen as growing
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,9 @@ class SynthConfig:
 
     ``images`` makes clips of a single frame. ``slides`` makes slide shows: one frame per second, and each shape
     is on one of them; general questions then ask which picture shows a shape, and what a picture shows.
-    ``every_size``: the shapes of images and slides are of all sizes that growing ones pass through, and general
-    questions ask for it; the highlight of a slide show's shape is its picture, scored by its size.
+    ``every_size``: shapes are of all sizes, and those that grow or shrink pass through any part of the range, so that
+    only a look at a shape tells its score. General questions about images and slides ask for the size; the highlight
+    of a slide show's shape is its picture.
     """
 
     videos: int = 100
@@ -102,8 +104,6 @@ class SynthConfig:
                 "show (one picture a second). Set min_duration_s and max_duration_s lower."
             )
         of_events = not self.images and not self.slides  # whose lengths are drawn
-        if self.every_size and of_events:
-            raise UserError("every_size is for images and slides: set one of them, or every_size to false.")
         if of_events and not MIN_EVENT_S <= self.min_event_s <= self.max_event_s <= self.min_duration_s:
             raise UserError(
                 f"event lengths ({self.min_event_s} to {self.max_event_s} s) must be {MIN_EVENT_S} s or more, "
@@ -127,7 +127,10 @@ class SynthConfig:
 
 @dataclass(frozen=True)
 class ShapeEvent:
-    """One shape and what it does from ``start_s`` to ``end_s``; places and sizes as shares of the frame."""
+    """One shape and what it does from ``start_s`` to ``end_s``; places and sizes as shares of the frame.
+
+    ``radius`` of the shorter side at the start, ``end_radius`` at the end.
+    """
 
     colour: str
     shape: str
@@ -137,6 +140,7 @@ class ShapeEvent:
     x: float
     y: float
     radius: float
+    end_radius: float
     persistent: bool = False
 
     @property
@@ -155,12 +159,8 @@ class ShapeEvent:
         return self.persistent or self.start_s <= time_s <= self.end_s
 
     def radius_at(self, time_s: float) -> float:
-        """Radius as a share of the shorter side: growing and shrinking span the whole range."""
-        if self.action == "grow":
-            return MIN_RADIUS + (MAX_RADIUS - MIN_RADIUS) * self.phase(time_s)
-        if self.action == "shrink":
-            return MAX_RADIUS - (MAX_RADIUS - MIN_RADIUS) * self.phase(time_s)
-        return self.radius
+        """Radius as a share of the shorter side."""
+        return self.radius + (self.end_radius - self.radius) * self.phase(time_s)
 
     @property
     def size(self) -> str:
@@ -215,21 +215,25 @@ def make_scene(config: SynthConfig, index: int) -> Scene:
             start_s = round(float(rng.uniform(0, duration_s - length)), 1)
             end_s = round(min(start_s + float(length), duration_s), 1)
         x, y = places[order[i]]
-        events.append(
-            ShapeEvent(
-                colour,
-                shape,
-                action,
-                start_s,
-                end_s,
-                float(np.clip(x + rng.uniform(-0.06, 0.06), 0.24, 0.76)),
-                float(np.clip(y + rng.uniform(-0.03, 0.03), 0.24, 0.76)),
-                float(rng.uniform(*((MIN_RADIUS, MAX_RADIUS) if config.every_size else STILL_RADII))),
-                bool(rng.random() < config.persistent and action != "appear"),
-            )
-        )
+        x = float(np.clip(x + rng.uniform(-0.06, 0.06), 0.24, 0.76))
+        y = float(np.clip(y + rng.uniform(-0.03, 0.03), 0.24, 0.76))
+        radii = _radii(action, rng, config.every_size)
+        persistent = bool(rng.random() < config.persistent and action != "appear")
+        events.append(ShapeEvent(colour, shape, action, start_s, end_s, x, y, *radii, persistent))
     events.sort(key=lambda e: (e.start_s, e.end_s))
     return Scene(f"{kind}-{config.seed:03d}-{index:05d}", duration_s, fps, height, width, tuple(events), seed)
+
+
+def _radii(action: str, rng: np.random.Generator, every_size: bool) -> tuple[float, float]:
+    """At the start and at the end of an event. The first draw is made for every shape, also where it is not used."""
+    still = float(rng.uniform(*((MIN_RADIUS, MAX_RADIUS) if every_size else STILL_RADII)))
+    if action not in ("grow", "shrink"):
+        return still, still
+    small, large = MIN_RADIUS, MAX_RADIUS
+    if every_size:
+        small = float(rng.uniform(MIN_RADIUS, MAX_RADIUS - LEAST_GROWTH))
+        large = float(rng.uniform(small + LEAST_GROWTH, MAX_RADIUS))
+    return (small, large) if action == "grow" else (large, small)
 
 
 def _outline(event: ShapeEvent, time_s: float, height: int, width: int) -> list[tuple[float, float]]:
@@ -357,7 +361,7 @@ def questions(scene: Scene, config: SynthConfig) -> list[Sample]:
                     add("general", f"Which colour is the {event.shape}?", [Event(text=event.colour)])
                 if sum(e.colour == event.colour for e in scene.events) == 1:
                     add("general", f"Which shape is {event.colour}?", [Event(text=event.shape)])
-    if "general" in config.tasks and config.every_size:
+    if "general" in config.tasks and config.every_size and (config.images or config.slides):
         for event in scene.events:
             add("general", f"How large is the {event.name}?", [Event(text=event.size)])
     if config.images:
