@@ -43,6 +43,7 @@ def test_settings_that_cannot_be_are_one_line_and_write_nothing(
         (["--videos", "0"], "videos (0) must be 1 or more."),
         (["--min-duration-s", "inf", "--max-duration-s", "inf"], "durations (inf to inf s) must be positive"),
         (["--max-event-s", "90"], "event lengths (5.0 to 90.0 s) must be"),
+        (["--highlight-from", "6"], "highlight_from (6.0) is a score, between 1 and 5."),
         (["--persistent", "2"], "persistent (2.0) is a share of the events, between 0 and 1."),
         (["--clips", str(tmp_path)], "annotations.jsonl: no such file. --clips needs a folder with clips"),
     ]:

@@ -264,6 +264,7 @@ def test_a_folder_of_another_configuration_is_refused(settings: str, tmp_path: P
         ({"min_event_s": 0.1}, r"event lengths \(0.1 to 4 s\) must be 0.2 s or more"),
         ({"max_event_s": 7.0}, r"event lengths \(2 to 7.0 s\) .* no longer than the shortest video \(6 s\)"),
         ({"min_event_s": 4.6, "max_event_s": 5.0}, r"min_event_s \(4.6\) must be at most 0.75 of the"),
+        ({"highlight_from": 0.0}, r"highlight_from \(0.0\) is a score, between 1 and 5"),
         ({"persistent": 1.5}, r"persistent \(1.5\) is a share of the events, between 0 and 1"),
         ({"frame_rates": ()}, r"frame_rates \(\[\]\) must list rates between 1 and 120"),
         ({"sizes": ((64, 63),)}, r"sizes .* must list heights and widths that are even, 16 to 2048"),

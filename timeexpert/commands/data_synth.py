@@ -36,6 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of shapes that stay on screen and act only during their event: harder (default 0)",
     )
     parser.add_argument(
+        "--highlight-from",
+        type=float,
+        default=4.0,
+        metavar="SCORE",
+        help="ask for the highlights of shapes whose best score (1 to 5) is this or more (default 4)",
+    )
+    parser.add_argument(
         "--clips", type=Path, metavar="DIR", help="also take in the clips of a folder with an annotations.jsonl"
     )
     parser.add_argument(
@@ -65,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
         min_event_s=args.min_event_s,
         max_event_s=args.max_event_s,
         persistent=args.persistent,
+        highlight_from=args.highlight_from,
     )
     if args.clips is not None:
         check_clips(args.clips)  # before the videos are made

@@ -116,6 +116,8 @@ class SynthConfig:
             )
         if not 0 <= self.persistent <= 1:
             raise UserError(f"persistent ({self.persistent}) is a share of the events, between 0 and 1.")
+        if not 1 <= self.highlight_from <= 5:
+            raise UserError(f"highlight_from ({self.highlight_from}) is a score, between 1 and 5.")
         if not self.frame_rates or not all(1 <= rate <= 120 for rate in self.frame_rates):
             raise UserError(f"frame_rates ({list(self.frame_rates)}) must list rates between 1 and 120 per second.")
         if not self.sizes or not all(side % 2 == 0 and 16 <= side <= 2048 for size in self.sizes for side in size):
