@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import MAX_SCALE, MoEConfig
+from timeexpert.kernels.gate import GateOutput, gate
 
-SATURATED = 10.0  # from this scale on, sigmoids of two scores may be equal in float32
+from .config import MAX_SCALE, MoEConfig
 
 
 class TokenRole(IntEnum):
@@ -61,20 +61,6 @@ class Routing(Pairs):
     flipped_T: Tensor
     z_logits_TE: Tensor
     directions_2D: Tensor | None = None
-
-
-class _Accept(torch.autograd.Function):
-    """The 0/1 decisions; their gradient reaches the margins of the pairs in ``reached`` as it is (straight-through)."""
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, margin: Tensor, accepted: Tensor, reached: Tensor) -> Tensor:
-        ctx.save_for_backward(reached)
-        return accepted.to(margin.dtype)
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (reached,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return grads[0] * reached, None, None
 
 
 class Gate(nn.Module):
@@ -126,28 +112,16 @@ class Gate(nn.Module):
         if self.log_scale is not None:
             self.log_scale.clamp_(0.0, math.log(MAX_SCALE))
 
-    def scores(self, x_TD: Tensor) -> Tensor:
-        """(T, E) float32: scaled cosines for ``topany``, plain logits for ``topk``."""
-        # float32: rounding to bf16 moves tokens across thresholds and changes the top k.
-        x, w = x_TD.float(), self.weight.float()
-        if self.config.router == "topk":
-            return F.linear(x, w)
-        return F.linear(F.normalize(x, dim=-1), F.normalize(w, dim=-1)) * self.scale
-
     def forward(self, x_TD: Tensor, type_T: Tensor, role_T: Tensor | None = None) -> Routing:
         """Route tokens x_TD (T, D) of types type_T (T,) int64 (see ``TokenType``).
 
         ``role_T`` (T,) int64: see :class:`TokenRole`; with it the routing holds ``directions_2D``.
         """
-        with torch.autocast(x_TD.device.type, enabled=False):
-            score_TE = self.scores(x_TD)
-            if self.config.router == "topk":
-                return self._topk(score_TE)
-            return self._topany(score_TE, type_T, x_TD, role_T)
-
-    def with_history(self, score_TE: Tensor, type_T: Tensor) -> Tensor:
-        """(s + alpha * A[t, e]) / (1 + alpha): what is compared with the thresholds."""
-        return (score_TE + self.alpha * self.activation_rates[type_T].float()) / (1 + self.alpha)
+        if self.config.router == "topk":
+            with torch.autocast(x_TD.device.type, enabled=False):
+                # float32: rounding to bf16 changes the top k
+                return self._topk(F.linear(x_TD.float(), self.weight.float()))
+        return self._topany(x_TD, type_T, role_T)
 
     def _topk(self, logits_TE: Tensor) -> Routing:
         masked = logits_TE.masked_fill(~self.active_experts, float("-inf"))
@@ -159,44 +133,34 @@ class Gate(nn.Module):
         z_logits_TE = logits_TE[:, self.active_experts]
         return Routing(*pairs, mask_TE, gate_TE, logits_TE, none_T, none_T.float(), z_logits_TE)
 
-    def _compare(self, task_TE: Tensor) -> tuple[Tensor, Tensor]:
-        """Margins sigma(score) - sigma(G), and which active experts accept the token."""
+    def _decide(self, x_TD: Tensor, type_T: Tensor) -> GateOutput:
+        """Algorithm 1, by one kernel on a GPU."""
         assert self.threshold is not None
-        threshold = self.threshold.float()
-        if self.config.threshold_update == "balance":
-            threshold = threshold.detach()
-        # sigma is monotone: it does not change who passes, it shapes the gradient
-        margin_TE = torch.sigmoid(task_TE) - torch.sigmoid(threshold)
-        saturates = self.config.learn_scale or self.config.logit_scale > SATURATED
-        accepted_TE = task_TE > threshold if saturates else margin_TE > 0
-        return margin_TE, accepted_TE & self.active_experts
+        by_kernel = self.config.backend == "triton" or (self.config.backend == "auto" and x_TD.is_cuda)
+        return gate(
+            x_TD,
+            self.weight,
+            self.threshold.detach() if self.config.threshold_update == "balance" else self.threshold,
+            self.activation_rates,
+            type_T,
+            self.active_experts,
+            scale=self.scale,
+            alpha=self.alpha,
+            fallback=self.config.fallback,
+            straight_through=self.config.straight_through,
+            backend="auto" if by_kernel else "torch",
+        )
 
-    def _topany(self, score_TE: Tensor, type_T: Tensor, x_TD: Tensor, role_T: Tensor | None) -> Routing:
-        active = self.active_experts
-        task_TE = self.with_history(score_TE, type_T)
-        margin_TE, hard_TE = self._compare(task_TE)
-        reached_TE = hard_TE if self.config.straight_through == "selected" else active
-        gate_TE = _Accept.apply(margin_TE, hard_TE, reached_TE)
-        fallback_T = ~hard_TE.any(-1)
-        mask_TE = hard_TE | self._fallback(task_TE, fallback_T)
-        count_T = mask_TE.sum(-1).clamp(min=1)
+    def _topany(self, x_TD: Tensor, type_T: Tensor, role_T: Tensor | None) -> Routing:
+        made = self._decide(x_TD, type_T)
         # a fallback expert was not accepted, so its weight 1 carries no gradient to the gate
-        soft_TE = torch.where(hard_TE, gate_TE, mask_TE.to(gate_TE.dtype))
-        pairs = _pairs(mask_TE, soft_TE / count_T[:, None])
-        with torch.no_grad():
-            _, plain_TE = self._compare(score_TE / (1 + self.alpha))
-            flipped_T = (plain_TE != hard_TE)[:, active].float().mean(-1)
-            directions_2D = None if role_T is None else _directions(x_TD, role_T, fallback_T)
-        return Routing(*pairs, mask_TE, gate_TE, task_TE, fallback_T, flipped_T, score_TE[:, active], directions_2D)
-
-    def _fallback(self, task_TE: Tensor, fallback_T: Tensor) -> Tensor:
-        """(T, E) bool: the expert of each token that nobody accepted."""
-        if self.config.fallback == "skip":
-            return torch.zeros_like(task_TE, dtype=torch.bool)
-        if self.config.fallback == "least_utilised":
-            task_TE = (-self.activation_rates.sum(0)).expand_as(task_TE)
-        chosen_T = task_TE.masked_fill(~self.active_experts, float("-inf")).argmax(-1)
-        return F.one_hot(chosen_T, task_TE.shape[1]).bool() & fallback_T[:, None]
+        soft_TE = torch.where(made.fallback_T[:, None], made.mask_TE.to(made.gate_TE.dtype), made.gate_TE)
+        pairs = _pairs(made.mask_TE, soft_TE / made.mask_TE.sum(-1, keepdim=True).clamp(min=1))
+        with torch.autocast(x_TD.device.type, enabled=False):
+            directions_2D = None if role_T is None else _directions(x_TD, role_T, made.fallback_T)
+        z_logits_TE = made.score_TE[:, self.active_experts]
+        decided = (made.mask_TE, made.gate_TE, made.task_TE, made.fallback_T, made.flipped_T)
+        return Routing(*pairs, *decided, z_logits_TE, directions_2D)
 
     @torch.no_grad()
     def calibrate(self, x_TD: Tensor, type_T: Tensor) -> None:
@@ -206,8 +170,7 @@ class Gate(nn.Module):
         """
         if self.threshold is None:
             return
-        with torch.autocast(x_TD.device.type, enabled=False):
-            task_TE = self.with_history(self.scores(x_TD), type_T)
+        task_TE = self._decide(x_TD, type_T).task_TE
         # expert by expert: torch.quantile takes 16 million numbers at most
         columns = [torch.quantile(column_T, 1 - self.target_share) for column_T in task_TE.unbind(1)]
         self.threshold.copy_(torch.stack(columns))
@@ -218,6 +181,7 @@ def _pairs(mask_TE: Tensor, weight_TE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return token_P, expert_P, weight_TE[token_P, expert_P]
 
 
+@torch.no_grad()
 def _directions(x_TD: Tensor, role_T: Tensor, fallback_T: Tensor) -> Tensor:
     """(2, D) float32: sums of inputs at length 1, over all tokens and over unassigned tokens of answers (R_S)."""
     groups_2T = torch.stack([role_T != TokenRole.PADDING, (role_T == TokenRole.ANSWER) & fallback_T])

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
 from torch.testing import assert_close
 
 from timeexpert.moe import Gate, MoEConfig, Routing, TokenRole
@@ -270,7 +269,9 @@ def test_alpha_in_its_warm_up_is_what_routes():
     plain = make_gate(MoEConfig(num_experts=4, top_k=2, alpha=0.1))  # a quarter of the way
     plain.activation_rates.uniform_(0, 1)
     warm.activation_rates.copy_(plain.activation_rates)
-    assert torch.equal(warm(x, types).score_TE, warm.scores(x))  # no history yet
+    assert torch.equal(
+        warm(x, types).score_TE, make_gate(MoEConfig(num_experts=4, top_k=2, alpha=0.0))(x, types).score_TE
+    )
     warm.after_step()
     assert_close(warm(x, types).score_TE, plain(x, types).score_TE)
 
@@ -300,9 +301,10 @@ def test_large_scores_pass_although_their_sigmoids_are_equal(learn: bool):
 def test_calibrated_thresholds_are_the_quantiles_of_each_expert():
     gate = make_gate(MoEConfig(num_experts=4, top_k=1, alpha=0.0))
     x = torch.randn(400, 8)
-    gate.calibrate(x, torch.zeros(400, dtype=torch.long))
+    types = torch.zeros(400, dtype=torch.long)
+    gate.calibrate(x, types)
     assert gate.threshold is not None
-    assert torch.equal(gate.threshold.data, torch.quantile(gate.scores(x), 0.75, dim=0))
+    assert torch.equal(gate.threshold.data, torch.quantile(gate(x, types).score_TE, 0.75, dim=0))
 
 
 def test_directions_are_summed_over_tokens_and_over_unassigned_tokens_of_answers():
@@ -318,5 +320,5 @@ def test_directions_are_summed_over_tokens_and_over_unassigned_tokens_of_answers
 
 def test_scores_do_not_depend_on_the_length_of_a_token():
     gate = make_gate(MoEConfig(num_experts=4, top_k=2))
-    x: Tensor = torch.randn(6, 8)
-    assert_close(gate.scores(x), gate.scores(x * 7))
+    x, types = torch.randn(6, 8), torch.zeros(6, dtype=torch.long)
+    assert_close(gate(x, types).score_TE, gate(x * 7, types).score_TE)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
+from timeexpert.kernels.backend import use_triton
 from timeexpert.moe import MoEConfig, MoELayer, Routing
 
 
@@ -119,3 +120,28 @@ def test_topk_layer_is_arias_moe_block():
 def test_the_package_cannot_be_imported_under_a_second_name():
     with pytest.raises(ImportError, match="import timeexpert.moe, not moe"):
         __import__("moe")
+
+
+@pytest.mark.parametrize("fallback", ["skip", "top1", "least_utilised"])
+def test_a_layer_by_the_kernels_equals_one_in_torch(fallback: str, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("triton")
+    from tests.kernels.conftest import DEVICE  # imports our kernels for the interpreter where there is no GPU
+
+    monkeypatch.setenv("TRITON_INTERPRET", str(int(DEVICE.type == "cpu")))
+    called: list[bool] = []
+    choose = use_triton
+    monkeypatch.setattr("timeexpert.kernels.gate.use_triton", lambda *args: called.append(choose(*args)) or called[-1])
+    x, d_y, types = torch.randn(2, 20, 16), torch.randn(2, 20, 16), torch.randint(0, 3, (2, 20))
+    results = []
+    for backend in ("triton", "loop"):
+        layer = make_layer(fallback=fallback, backend=backend, alpha=0.2).to(DEVICE)
+        layer.gate.activation_rates.copy_(torch.rand(3, 6, generator=torch.Generator().manual_seed(1)))
+        layer.gate.threshold.data.fill_(0.2)  # type: ignore[union-attr]
+        own = x.to(DEVICE).requires_grad_()
+        y, routing = layer(own, types.to(DEVICE))
+        grads = torch.autograd.grad(y, [own, *layer.parameters()], d_y.to(DEVICE))
+        decided = (routing.mask_TE, routing.fallback_T, routing.flipped_T, routing.score_TE, routing.z_logits_TE)
+        results.append([y, *grads, *decided])
+    assert called == [True, False]
+    for ours, reference in zip(*results, strict=True):
+        assert_close(ours, reference, atol=1e-5, rtol=1e-5)
