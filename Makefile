@@ -24,9 +24,9 @@ help:
 quickstart: $(VENV)/.installed
 	$(BIN)/timeexpert quickstart $(ARGS)
 
-# One thread per process: the tests' tensors are tiny, and their processes share the cores.
+# A process per core with one thread each: the tests' tensors are tiny. Tests of one file stay in one process.
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ L experts of one rank (E = N * L slots).
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +14,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from timeexpert.timing import Stopwatch
 
 from .experts import Experts
 from .gate import Pairs
@@ -91,7 +94,25 @@ class _Exchange(torch.autograd.Function):
         return _exchange(grads[0], received, sent, group), None, None, None
 
 
+class Exchanged:
+    """What this process has sent to other ranks' experts, and how long it took, waiting for them included."""
+
+    def __init__(self) -> None:
+        self.watch, self.bytes = Stopwatch(), 0
+
+    def take(self) -> tuple[float, int]:
+        """Seconds and bytes since the last call."""
+        sent, self.bytes = self.bytes, 0
+        return self.watch.take(), sent
+
+
+EXCHANGED = Exchanged()
+
+
 def _exchange(rows: Tensor, sent: list[int], received: list[int], group: dist.ProcessGroup) -> Tensor:
     out = rows.new_empty(sum(received), *rows.shape[1:])
-    dist.all_to_all_single(out, rows.contiguous(), received, sent, group=group)
+    with EXCHANGED.watch.running(rows.is_cuda):
+        dist.all_to_all_single(out, rows.contiguous(), received, sent, group=group)
+    others = sum(sent) - sent[dist.get_rank(group)]
+    EXCHANGED.bytes += others * math.prod(rows.shape[1:]) * rows.element_size()
     return out

@@ -33,18 +33,16 @@ def whole(tensor: Tensor) -> Tensor:
         return tensor
     local, where = block(tensor)
     full = local.new_zeros(tensor.shape)
-    if not _is_copy(tensor):
+    if not is_copy(tensor):
         full[where] = local
     dist.all_reduce(full)  # each element is on one rank; the others add zeros
     return full
 
 
-def place(values: Tensor, like: Tensor) -> Tensor:
-    """``values``, a whole tensor, laid out as ``like`` is: each rank keeps its own block."""
+def joined(local: Tensor, like: Tensor) -> Tensor:
+    """The tensor laid out as ``like`` is, of which this rank holds ``local``."""
     if not isinstance(like, DTensor):
-        return values.to(like.device).clone()
-    _, where = block(like)
-    local = values[where].to(like.device).clone()
+        return local
     return DTensor.from_local(
         local, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
     )
@@ -57,7 +55,7 @@ def read_row(tensor: Tensor, index: int) -> Tensor:
         return tensor[index]
     local, (rows, *rest) = block(tensor)
     row = local.new_zeros(tensor.shape[1:])
-    if rows.start <= index < rows.stop and not _is_copy(tensor):
+    if rows.start <= index < rows.stop and not is_copy(tensor):
         row[tuple(rest)] = local[index - rows.start]
     dist.all_reduce(row)  # one rank, or each for its columns, has it; the others add zeros
     return row
@@ -78,7 +76,7 @@ def scale_rows(tensor: Tensor, factor_E: Tensor) -> None:
     local.mul_(factor_E[rows].reshape(-1, *[1] * len(rest)))
 
 
-def _is_copy(tensor: DTensor) -> bool:
+def is_copy(tensor: DTensor) -> bool:
     """Whether another rank is the first to hold this block: HSDP keeps copies."""
     place = tensor.device_mesh.get_coordinate()
     assert place is not None

@@ -174,6 +174,10 @@ class ExpertStatistics:
         for counts, routing in zip(self.step, routings, strict=True):
             counts.update(routing, type_T, role_T)
 
+    def discard(self) -> None:
+        """End an optimizer step that was not made: its counts go nowhere."""
+        self.step = self._zeros()
+
     @torch.no_grad()
     def fold(self) -> list[LayerStatistics]:
         """End an optimizer step: its counts go into the report's window, the rates and the thresholds.

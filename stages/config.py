@@ -251,20 +251,26 @@ class StageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How every stage runs. ``precision``: ``auto`` is bf16 on a GPU and fp32 elsewhere."""
+    """How every stage runs. ``precision``: ``auto`` is bf16 on a GPU and fp32 elsewhere.
+
+    ``async_checkpoints``: they are written while training goes on, from a copy in memory. A step whose loss or gradient
+    is not finite is skipped; ``max_nonfinite_steps`` of them in a row end the run.
+    """
 
     seed: int = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     gradient_checkpointing: bool = False
     max_grad_norm: float = 1.0
+    max_nonfinite_steps: int = 5
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
+    async_checkpoints: bool = True
     log_every: int = 10
     experts_every: int = 100
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        _at_least(1, self, "checkpoint_every", "keep_checkpoints", "log_every", "experts_every")
+        _at_least(1, self, "max_nonfinite_steps", "checkpoint_every", "keep_checkpoints", "log_every", "experts_every")
         _at_least(0, self, "seed")
         if self.max_grad_norm <= 0:
             raise ConfigError(f"max_grad_norm ({self.max_grad_norm}) must be positive.")

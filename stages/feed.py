@@ -11,6 +11,7 @@ from timeexpert.data.batch import VideoBatch
 from timeexpert.data.loader import PlannedLoader
 from timeexpert.errors import UserError
 from timeexpert.parallel import OneProcess
+from timeexpert.timing import Stopwatch
 
 EMPTY_BATCHES_IN_A_ROW = 100
 
@@ -84,6 +85,7 @@ class Feed:
     _empty: int = 0
 
     def __post_init__(self) -> None:
+        self.reading = Stopwatch()  # of this rank's own batches, without waiting for others
         self._batches: Generator[Any] | None = None
         self.state = self.loader.state_dict()
 
@@ -128,7 +130,8 @@ class Feed:
         own: list[tuple[VideoBatch | None, Notice]] = []
         states: list[list[dict[str, Any]]] = []
         for _ in range(rounds):
-            batch, _ = next(self._batches)
+            with self.reading.running():
+                batch, _ = next(self._batches)
             own.append(self._noticed(batch))
             states.append(self.loader.round_states)
         notices = self.engine.gather([notice for _, notice in own])

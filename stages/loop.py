@@ -20,14 +20,15 @@ from rich.markup import escape
 from torch.utils.tensorboard import SummaryWriter
 
 from timeexpert.checkpoint import (
-    load_model_tensors,
+    MODEL,
+    OPTIMIZER,
+    TRAINER,
     load_optimizers,
     load_trainer,
-    model_tensors,
+    load_weights,
     optimizer_tensors,
-    save_trainer,
-    write_folder,
 )
+from timeexpert.checkpoint.saver import Saver
 from timeexpert.data.loader import PlannedLoader
 from timeexpert.errors import UserError
 from timeexpert.model import TimeExpert
@@ -36,6 +37,7 @@ from timeexpert.parallel import OneProcess
 from timeexpert.reports.scalars import expert_scalars
 from timeexpert.tokenization import TokenType
 
+from .clock import StepClock, over_ranks, profiler
 from .config import StageConfig, TrainConfig
 from .feed import Feed, Step
 from .memory import PeakMemory
@@ -62,12 +64,15 @@ class StageRun:
     model: TimeExpert
     loader: PlannedLoader[Any]
     before: int  # global step at which the stage starts
-    save_model: Callable[[Path, dict[str, Any] | None], None]  # into a folder: weights (the gathered ones) and text
+    describe_model: Callable[[Path, int], None]  # all but the weights, into a folder, at a global step
     checksums: dict[str, str]  # of the index of each data set, by name
     console: Console = field(default_factory=Console)
     memory: PeakMemory = field(default_factory=PeakMemory)
     lap: Callable[[], None] = lambda: None  # notes the time spent so far
     engine: OneProcess = field(default_factory=OneProcess)
+    flops_per_token: float | None = None  # of forward and backward, for MFU; with
+    peak_flops: float | None = None  # what one device can do per second
+    profile_steps: int = 0  # of this start, after the first two
 
     def __post_init__(self) -> None:
         freeze(self.model, self.stage)
@@ -79,9 +84,13 @@ class StageRun:
             self.statistics.sum_over_ranks = self.engine.sum_over_ranks
         self.adaptive = self._adaptive()
         self.device = next(self.model.parameters()).device
+        self.clock = StepClock(self.device)
         self.step = 0
-        self.skipped = 0
+        self.skipped = 0  # samples that could not be read
+        self.nonfinite = 0  # steps in a row, up to now, that were skipped
+        self.nonfinite_total = 0
         self.stop = False
+        self.saver = Saver(self.engine, background=self.train.async_checkpoints)
         self.feed = Feed(self.loader, self.engine, self.model.label_counts, self._note_dropped, self.stage.name)
 
     def _adaptive(self) -> AdaptiveExperts | None:
@@ -103,32 +112,57 @@ class StageRun:
     def _train(self, writer: SummaryWriter | None) -> None:
         trained = [p for p in self.model.parameters() if p.requires_grad]
         progress = StageProgress(self.console, self.stage.name, self.step, self.stage.steps)
-        with self._signals(), closing(self.feed), progress:
+        path = self.run.path / "profile" / f"{self.stage.name}-{self.engine.rank:05d}.json"
+        with (
+            self._signals(),
+            closing(self.feed),
+            progress,
+            profiler(path, self.device, self.profile_steps, self.console) as profile,
+        ):
             if self.step == 0 and self.stage.calibrate_gates:
                 self._calibrate()
+            self.clock.take()  # from the first step of this start
             while self.step < self.stage.steps:
                 began = time.monotonic()
                 self.model.train()
-                step = self.feed.take(self.stage.accumulate)
+                with self.clock.piece("data"):
+                    step = self.feed.take(self.stage.accumulate)
                 figures = self._forward_backward(step)
-                self.engine.reduce_gradients(trained)
-                figures["grad_norm"] = self.engine.clip_grad_norm_(trained, self.train.max_grad_norm)
-                self._check_finite("gradient norm", figures["grad_norm"], step)
-                figures["lr"] = set_rates(self.optimizers, self.stage, self.step)
+                problem = _not_finite("loss", figures["loss"])
+                if problem is None:
+                    self.engine.reduce_gradients(trained)
+                    figures["grad_norm"] = self.engine.clip_grad_norm_(trained, self.train.max_grad_norm)
+                    problem = _not_finite("gradient norm", figures["grad_norm"])
+                if problem is None:
+                    figures["lr"] = set_rates(self.optimizers, self.stage, self.step)
+                    with self.clock.piece("optimizer"):
+                        for optimizer in self.optimizers:
+                            optimizer.step()
+                    counts = self.statistics.fold()
                 for optimizer in self.optimizers:
-                    optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
-                counts = self.statistics.fold()
                 self.step += 1
                 figures["tokens_per_s"] = step.tokens / (time.monotonic() - began)
-                self._record(writer, figures, len(step.sample_ids))
-                self._edit_experts(counts)
+                own_tokens = sum(int(batch.attention_mask.sum()) for batch in step.micro)
+                self.clock.end_step(step.tokens, len(step.sample_ids), own_tokens)
+                if problem is None:
+                    self.nonfinite = 0
+                    self._record(writer, figures, len(step.sample_ids))
+                    self._edit_experts(counts)
+                else:
+                    self._skip(step, problem)
                 progress.update(self.step, figures["loss"], figures["tokens_per_s"])
-                stop = self.engine.any(self.stop)
-                if stop or (self.step % self.train.checkpoint_every == 0 and self.step < self.stage.steps):
+                stop = self.engine.any(self.stop or self.saver.failed)
+                due = self.step % self.train.checkpoint_every == 0 and self.step < self.stage.steps
+                if (stop or due) and not self.nonfinite:  # else the weights may be what is wrong
                     self.save()
                 if stop:
+                    self._finish_saving()
                     raise Stopped
+                self._note_saved()
+                if profile is not None:
+                    profile.step()
+            self._finish_saving()
 
     def _calibrate(self) -> None:
         """Every rank sees all of the batches: thresholds are quantiles, and those of parts do not add up."""
@@ -140,9 +174,10 @@ class StageRun:
         counts = step.label_counts
         figures: dict[str, float] = {"loss": 0.0}
         for batch in (micro.to(self.device) for micro in step.micro):
-            with autocast(self.train, self.device):
+            with self.clock.piece("forward"), autocast(self.train, self.device):
                 out = self.model.training_step(batch, counts)
-            out.loss.backward()
+            with self.clock.piece("backward"):
+                out.loss.backward()
             types, roles = self.model.token_types(batch.input_ids), self.model.token_roles(batch)
             self.statistics.update(out.routings, types.reshape(-1), roles.reshape(-1))
             figures["loss"] += float(out.loss.detach())
@@ -151,16 +186,21 @@ class StageRun:
                 figures[key] = figures.get(key, 0.0) + float(value.detach())
         sums = torch.tensor(list(figures.values()), dtype=torch.float64)
         self.engine.sum_over_ranks([sums])
-        figures = dict(zip(figures, sums.tolist(), strict=True))
-        self._check_finite("loss", figures["loss"], step)
-        return figures
+        return dict(zip(figures, sums.tolist(), strict=True))
 
-    def _check_finite(self, name: str, value: float, step: Step) -> None:
-        if not math.isfinite(value):
+    def _skip(self, step: Step, problem: str) -> None:
+        """A step that changes nothing but where the data are. Raises :class:`TrainingError` after too many in a row."""
+        self.statistics.discard()
+        self.nonfinite += 1
+        self.nonfinite_total += 1
+        self.run.record({"kind": "nonfinite", **self._place, "problem": problem, "samples": step.sample_ids})
+        self.console.print(f"[yellow]step {self.step} is skipped:[/] {problem}", highlight=False)
+        if self.nonfinite == self.train.max_nonfinite_steps:
             raise TrainingError(
-                f"the {name} is {value} at step {self.step} of stage {self.stage.name!r} "
-                f"(samples {', '.join(step.sample_ids[:3])}, ...). Lower stages.{self.stage.name}.lr "
-                f"({self.stage.lr}) or train.max_grad_norm; the last checkpoint is in {self.run.checkpoints}."
+                f"{problem} at step {self.step} of stage {self.stage.name!r}, the last of {self.nonfinite} in a row "
+                f"(samples {', '.join(step.sample_ids[:3])}, ...; all are in {self.run.metrics}). Lower "
+                f"stages.{self.stage.name}.lr ({self.stage.lr}) or train.max_grad_norm; the last checkpoint is in "
+                f"{self.run.checkpoints}."
             )
 
     def _note_dropped(self, dropped: tuple[tuple[str, str], ...]) -> None:
@@ -180,15 +220,36 @@ class StageRun:
     def _record(self, writer: SummaryWriter | None, figures: dict[str, float], samples: int) -> None:
         place = self._place
         if self.step % self.train.log_every == 0 or self.step in (1, self.stage.steps):
-            self.memory.sample()
-            self.run.record({"kind": "train", **place, **figures, "samples": samples, "skipped": self.skipped})
+            counts = {"samples": samples, "skipped": self.skipped, "skipped_steps": self.nonfinite_total}
+            self.run.record({"kind": "train", **place, **figures, **counts})
             self._draw(writer, {f"train/{name}": value for name, value in figures.items()})
+            self._record_speed(writer)
         if self.step % self.train.experts_every == 0 or self.step == self.stage.steps:
             types = [t.name.lower() for t in TokenType]
             row = {"kind": "experts", **place, "token_types": types, "layers": self.statistics.to_json()}
             self.run.record(row)
             self._draw(writer, expert_scalars(row))
             self.statistics.reset()
+
+    def _record_speed(self, writer: SummaryWriter | None) -> None:
+        """Where the time of the steps since the last record went, and which rank the others wait for."""
+        self.memory.sample()
+        row = self.clock.take()
+        if self.peak_flops is not None and self.flops_per_token is not None:
+            row["mfu"] = row["tokens_per_s"] * self.flops_per_token / (self.peak_flops * self.engine.world_size)
+        row["peak_rss_gib"] = round(self.memory.gib, 3)
+        if self.device.type == "cuda":
+            row["peak_gpu_gib"] = round(torch.cuda.max_memory_allocated(self.device) / 2**30, 3)
+        if self.engine.world_size > 1:
+            row["ranks"], slow = over_ranks(
+                self.engine, row["rank_tokens"], self.feed.reading.take() / row["steps"], self.clock.probe()
+            )
+            for straggler in slow:
+                self.console.print(f"[yellow]straggler:[/] {escape(str(straggler))}", highlight=False)
+                self.run.record_speed({"kind": "straggler", **self._place, **asdict(straggler)})
+        self.run.record_speed({"kind": "speed", **self._place, **row})
+        self._draw(writer, {f"speed/{name}": value for name, value in row.items() if isinstance(value, float)})
+        self._draw(writer, {f"seconds/{name}": value for name, value in row["seconds"].items()})
 
     def _draw(self, writer: SummaryWriter | None, values: dict[str, float]) -> None:
         """TensorBoard's curves, which rank 0 writes."""
@@ -206,35 +267,39 @@ class StageRun:
             self.run.record({"kind": "expert_edit", **self._place, **asdict(edit)})
 
     def save(self) -> None:
-        """Write a checkpoint of this very step, then remove old ones."""
-        main = self.engine.is_main
-        window = self.statistics.state_tensors()
+        """Begin to write a checkpoint of this very step; old ones are removed when it is there."""
+        tensors = {**optimizer_tensors(self.model, self.optimizers), **self.statistics.state_tensors()}
         if self.adaptive is not None:
-            window |= self.adaptive.state_tensors()
-        moments = optimizer_tensors(self.model, self.optimizers, keep=main)
-        weights = model_tensors(self.model, keep=main) if self.engine.shards else None
-        tensors = {**moments, **window, "rng.torch": torch.get_rng_state()}
+            tensors |= self.adaptive.state_tensors()
+        tensors["rng.torch"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["rng.cuda"] = torch.cuda.get_rng_state()
         state = {
-            "stage": self.stage.name,
-            "step": self.step,
-            "global_step": self.before + self.step,
+            **self._place,
+            "ranks": self.engine.world_size,
             "data": self.feed.state,
             "checksums": self.checksums,
             "skipped": self.skipped,
+            "skipped_steps": self.nonfinite_total,
         }
 
-        def fill(folder: Path) -> None:
-            self.save_model(folder, weights)
-            save_trainer(folder, tensors, state)
-
-        def write() -> None:
-            write_folder(self.run.checkpoints / f"{self.stage.name}-{self.step:07d}", fill)
+        def prune() -> None:
             self.run.prune(self.stage.name, self.train.keep_checkpoints)
 
-        self.engine.from_main(write)
+        folder = self.run.checkpoints / f"{self.stage.name}-{self.step:07d}"
+        files, now = {MODEL: self.model.state_dict(), TRAINER: tensors}, self.before + self.step
+        self.saver.save(folder, files, state, lambda root: self.describe_model(root, now), prune)
         self.lap()
+
+    def _finish_saving(self) -> None:
+        self.saver.wait()
+        self._note_saved()
+
+    def _note_saved(self) -> None:
+        """Write down what finished saves took."""
+        for saved in self.saver.done():
+            taken = {"stalled_s": round(saved.stalled_s, 4), "seconds": round(saved.seconds, 4), "bytes": saved.size}
+            self.run.record_speed({"kind": "checkpoint", **self._place, "folder": saved.folder.name, **taken})
 
     def _resume(self) -> None:
         folder, problems = self.engine.from_main(lambda: self.run.latest_checkpoint(self.stage.name))
@@ -244,10 +309,11 @@ class StageRun:
             self.run.forget_after(self.before, evals=False)
             self.run.forget_dropped(self.stage.name, 0)
             return
-        load_model_tensors(self.model, folder)
-        tensors, state = load_trainer(folder)
+        load_weights(self.model, folder)
+        stored, state = load_trainer(folder)
         self._check_data(folder, state["checksums"])
-        load_optimizers(self.model, self.optimizers, tensors)
+        load_optimizers(self.model, self.optimizers, stored)
+        tensors = {name: stored.read(name) for name in stored.names if not name.startswith(OPTIMIZER)}
         self.statistics.load_state_tensors(tensors)
         if self.adaptive is not None:
             self.adaptive.load_state_tensors(tensors)
@@ -256,6 +322,7 @@ class StageRun:
             torch.cuda.set_rng_state(tensors["rng.cuda"])
         self.feed.load_state_dict(state["data"])
         self.step, self.skipped = state["step"], state["skipped"]
+        self.nonfinite_total = state["skipped_steps"]
         self.run.forget_after(self.before + self.step, evals=False)
         self.run.forget_dropped(self.stage.name, self.step)
         self.console.print(f"continuing stage {self.stage.name} at step {self.step} of {self.stage.steps}")
@@ -289,6 +356,10 @@ class _StopOn:
     def _ask(self, number: int, _: FrameType | None) -> None:
         self.stage.stop = True
         signal.signal(number, self.old[number])
+
+
+def _not_finite(name: str, value: float) -> str | None:
+    return None if math.isfinite(value) else f"the {name} is {value}"
 
 
 def autocast(train: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:

@@ -26,6 +26,7 @@ from .config import RunConfig
 FREE_KEYS: tuple[str, ...] = (
     "train.checkpoint_every",
     "train.keep_checkpoints",
+    "train.async_checkpoints",
     "train.log_every",
     "train.experts_every",
     "data.num_workers",
@@ -52,6 +53,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.dropped = self.path / "dropped.jsonl"
         self.times = self.path / "times.jsonl"
+        self.speed = self.path / "speed.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.models = self.path / "models"
 
@@ -102,15 +104,20 @@ class RunFolder:
         self.models.mkdir(exist_ok=True)
         recover(self.checkpoints)
         recover(self.models)
-        for file in (self.metrics, self.times):
+        for file in (self.metrics, self.times, self.speed):
             self._keep(file, lambda row: True)  # drops a last line that a kill cut in half
         row = {"argv": sys.argv, "versions": versions(), "git": git_state(), "platform": platform.platform()}
         with open(self.path / "starts.jsonl", "a", encoding="utf-8") as out:
             out.write(json.dumps(row) + "\n")
 
     def record(self, row: dict[str, Any]) -> None:
-        """Append one line to metrics.jsonl."""
+        """Append one line to metrics.jsonl: what training did, the same for every run with one seed."""
         with open(self.metrics, "a", encoding="utf-8") as out:
+            out.write(json.dumps(row) + "\n")
+
+    def record_speed(self, row: dict[str, Any]) -> None:
+        """Append one line to speed.jsonl: what clocks measured."""
+        with open(self.speed, "a", encoding="utf-8") as out:
             out.write(json.dumps(row) + "\n")
 
     @contextmanager
@@ -152,6 +159,7 @@ class RunFolder:
             return bool(row["global_step"] <= global_step and not again)
 
         self._keep(self.metrics, stays)
+        self._keep(self.speed, stays)
 
     def forget_dropped(self, stage: str, step: int) -> None:
         """Drop rows of dropped.jsonl that ``stage`` will write again, going on after ``step`` steps."""
@@ -205,6 +213,9 @@ class ForeignRunFolder(RunFolder):
         yield
 
     def record(self, row: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def record_speed(self, row: dict[str, Any]) -> None:
         """Nothing."""
 
     @contextmanager

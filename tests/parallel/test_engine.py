@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from tests.ranks import run_ranks
 from timeexpert.errors import UserError
 from timeexpert.moe import MoEConfig, MoELayer
-from timeexpert.moe.rows import block, place, read_row, scale_rows, whole, write_row
+from timeexpert.moe.rows import block, joined, read_row, scale_rows, whole, write_row
 from timeexpert.parallel import OneProcess, ParallelConfig, TorchRanks, start
 
 SLOTS = 6
@@ -62,7 +62,7 @@ def edit_rows(config: ParallelConfig) -> dict[str, Any]:
         scale_rows(stacked, torch.arange(1.0, SLOTS + 1))
         full *= torch.arange(1.0, SLOTS + 1)[:, None, None]
         checks["edited"] = whole(stacked).equal(full)
-        moved = place(full + 1, stacked)
+        moved = joined((full + 1)[block(stacked)[1]], stacked)
         checks["placed"] = whole(moved).equal(full + 1) and moved.to_local().shape == stacked.to_local().shape
         checks["held"] = block(stacked)[0].numel()
         return checks

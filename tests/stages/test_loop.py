@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from tests.tiny import STAGE, TIMED, config_tree, rows, run_config, train
+from timeexpert.checkpoint import optimizer_tensors
 from timeexpert.parallel import OneProcess
 from timeexpert.stages.config import PARTS, StageConfig
 from timeexpert.stages.feed import FeedError
-from timeexpert.stages.loop import TrainingError
+from timeexpert.stages.loop import StageRun, TrainingError
 from timeexpert.stages.optim import rate
 
 
@@ -99,25 +101,51 @@ def test_two_half_batches_give_the_losses_and_gradients_of_one_batch(
         assert a is None or (a - b).abs().max() <= 1e-5 * a.abs().max() + 1e-7
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_before_it_reaches_a_checkpoint(
+def test_losses_that_stay_not_finite_end_the_run_before_they_reach_a_checkpoint(
     tiny_data: Path, tmp_path: Path
 ) -> None:
     config = one_stage(tiny_data, steps=20, lr=1e30)
     words = (
-        r"the (loss|gradient norm) is (nan|inf) at step \d+ of stage 'sft' \(samples .*Lower stages.sft.lr \(1e\+30\)"
+        r"the (loss|gradient norm) is (nan|inf) at step \d+ of stage 'sft', the last of 5 in a row \(samples .*"
+        r"Lower stages.sft.lr \(1e\+30\)"
     )
     with pytest.raises(TrainingError, match=words):
         train(config, tmp_path)
+    assert len(rows(tmp_path / "metrics.jsonl", "nonfinite")) == 5
     for folder in (tmp_path / "checkpoints").iterdir():
         assert all(t.isfinite().all() for t in load_file(folder / "model.safetensors").values())
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_change(
-    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("what", ["loss", "gradient norm"])
+def test_a_step_that_is_not_finite_is_skipped_counted_and_written_down(
+    what: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(OneProcess, "clip_grad_norm_", lambda self, parameters, most: float("inf"))
-    with pytest.raises(TrainingError, match="the gradient norm is inf at step 0 of stage 'sft'"):
-        train(one_stage(tiny_data), tmp_path)
+    """The third of five steps: it changes no weight, no moment and no statistic; the next one goes on."""
+    ids: list[list[str]] = []
+    states: list[dict[str, Any]] = []
+    forward, clip = StageRun._forward_backward, OneProcess.clip_grad_norm_
+
+    def broken(self: StageRun, step: Any) -> dict[str, float]:
+        state = {**self.model.state_dict(), **optimizer_tensors(self.model, self.optimizers)}
+        states.append({name: value.clone() for name, value in state.items()})
+        ids.append(step.sample_ids)
+        figures = forward(self, step)
+        return figures | {"loss": float("nan")} if what == "loss" and len(ids) == 3 else figures
+
+    def norm(self: OneProcess, parameters: list[Any], most: float) -> float:
+        value = clip(self, parameters, most)
+        return float("inf") if what == "gradient norm" and len(ids) == 3 else value
+
+    monkeypatch.setattr(StageRun, "_forward_backward", broken)
+    monkeypatch.setattr(OneProcess, "clip_grad_norm_", norm)
+    train(one_stage(tiny_data, steps=5), tmp_path)
+    (row,) = rows(tmp_path / "metrics.jsonl", "nonfinite")
+    assert (row["step"], row["samples"]) == (3, ids[2])
+    assert row["problem"] == f"the {what} is {'nan' if what == 'loss' else 'inf'}"
+    told = rows(tmp_path / "metrics.jsonl", "train")
+    assert [(r["step"], r["skipped_steps"]) for r in told] == [(1, 0), (2, 0), (4, 1), (5, 1)]
+    assert all(torch.equal(states[2][name], states[3][name]) for name in states[3])
+    assert any(not torch.equal(states[3][name], states[4][name]) for name in states[3])
 
 
 def test_data_of_which_nothing_can_be_read_is_an_error_with_the_reason(tiny_data: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -151,19 +152,31 @@ def stop_at_7(config: Any, out: Path) -> None:
     raise AssertionError("it was not stopped")
 
 
-def test_a_run_that_was_stopped_on_two_ranks_goes_on_in_one_process_and_the_other_way_round(
-    tiny_data: Path, alone: Callable[[str], Path], tmp_path: Path
-) -> None:
-    one = run_config(tiny_data, **changes(tiny_data, "adamw"))
-    two = run_config(tiny_data, **changes(tiny_data, "adamw", expert=2))
-    run_ranks(2, stop_at_7, two, tmp_path / "down")
-    run_ranks(1, stop_at_7, one, tmp_path / "up")
-    for name in ("down", "up"):
+def test_a_checkpoint_goes_on_in_every_other_layout(tiny_data: Path, tmp_path: Path) -> None:
+    def config(**parallel: Any) -> Any:
+        tree = changes(tiny_data, "adamw", 10, **parallel)
+        tree["stages"][0]["accumulate"] = 12  # which 1 to 4 ranks share evenly
+        return run_config(tiny_data, **tree)
+
+    by_four = {"shard": 4, "expert": 2}
+    train(config(), tmp_path / "alone")
+    run_ranks(4, stop_at_7, config(**by_four), tmp_path / "four")
+    run_ranks(1, stop_at_7, config(), tmp_path / "one")
+    for name in ("four", "one"):
         assert [p.name for p in (tmp_path / name / "checkpoints").iterdir()] == ["sft-0000007"]
-    train(one, tmp_path / "down")
-    run_ranks(2, train_ranks, two, tmp_path / "up")
-    for name in ("down", "up"):
-        assert_same_training(tmp_path / name, alone("adamw"))
+    saved = tmp_path / "four" / "checkpoints" / "sft-0000007"
+    assert len(list(saved.glob("model-*.safetensors"))) == 4
+    whole_bytes = (tmp_path / "one" / "checkpoints" / "sft-0000007" / "model.safetensors").stat().st_size
+    assert sum(p.stat().st_size for p in saved.glob("model-*")) < 1.2 * whole_bytes  # each block is written once
+    for name, ranks, parallel in (("1", 1, {}), ("2", 2, {"expert": 2}), ("3", 3, {})):
+        shutil.copytree(tmp_path / "four", tmp_path / name)
+        if ranks == 1:
+            train(config(**parallel), tmp_path / name)
+        else:
+            run_ranks(ranks, train_ranks, config(**parallel), tmp_path / name)
+        assert_same_training(tmp_path / name, tmp_path / "alone", 1e-6)
+    run_ranks(4, train_ranks, config(**by_four), tmp_path / "one")
+    assert_same_training(tmp_path / "one", tmp_path / "alone", 1e-6)
 
 
 def torchrun(*words: object, ranks: int = 2) -> subprocess.CompletedProcess[str]:

@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--every-size", action="store_true", help="shapes of all sizes, growing by any amount; pictures also ask for it"
     )
+    parser.add_argument(
+        "--repeats", type=int, default=1, metavar="N", help="a shape is on up to N pictures of a slide show (default 1)"
+    )
     parser.add_argument("--min-duration-s", type=float, default=20.0, metavar="S", help="shortest video (default 20)")
     parser.add_argument("--max-duration-s", type=float, default=40.0, metavar="S", help="longest video (default 40)")
     parser.add_argument("--min-events", type=int, default=2, metavar="N", help="fewest events per video (default 2)")
@@ -65,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
         images=args.images,
         slides=args.slides,
         every_size=args.every_size,
+        repeats=args.repeats,
         min_duration_s=args.min_duration_s,
         max_duration_s=args.max_duration_s,
         min_events=args.min_events,

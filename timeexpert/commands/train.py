@@ -19,16 +19,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", type=Path, metavar="RUN", help="run folder (default: runs/NAME of the config)")
     parser.add_argument("--stage", action="append", default=[], metavar="NAME", help="only this stage; may be repeated")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
+    parser.add_argument(
+        "--profile",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="write the operators of so many steps of each stage to RUN/profile, for Perfetto or chrome://tracing",
+    )
     parser.add_argument("--print-config", action="store_true", help="print the merged config and stop")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train; 143 when SIGTERM or Ctrl-C asked for a checkpoint and a stop."""
     from timeexpert.config import dump, load
+    from timeexpert.errors import UserError
     from timeexpert.paths import config_path
     from timeexpert.stages.config import RunConfig
 
     config = load(RunConfig, config_path(args.config), args.overrides)
+    if args.profile < 0:
+        raise UserError(f"--profile ({args.profile}) must be 0 or more steps.")
     if args.print_config:
         print(dump(config), end="")
         return 0
@@ -43,4 +53,4 @@ def run(args: argparse.Namespace) -> int:
         folder = RunFolder(path) if engine.is_main else ForeignRunFolder(path)
         console = Console(quiet=not engine.is_main)
         with folder.locked():
-            return run_and_report(Trainer(config, folder, device, console, engine), args.stage)
+            return run_and_report(Trainer(config, folder, device, console, engine, args.profile), args.stage)

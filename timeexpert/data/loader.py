@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from multiprocessing.util import Finalize
 from typing import Any, Generic, Literal, TypeVar
@@ -74,7 +74,7 @@ class PlannedLoader(Generic[B]):
         self.planner.load_state_dict(state)
         self.state = self.planner.state_dict()
 
-    def __iter__(self) -> Iterator[tuple[B, dict[str, Any]]]:
+    def __iter__(self) -> Generator[tuple[B, dict[str, Any]], None, None]:
         self.planner.load_state_dict(self.state)
         states: deque[list[dict[str, Any]]] = deque()
         loader = DataLoader(

@@ -62,6 +62,7 @@ class SynthConfig:
 
     ``images`` makes clips of a single frame. ``slides`` makes slide shows: one frame per second, and each shape
     is on one of them; general questions then ask which picture shows a shape, and what a picture shows.
+    ``repeats``: a shape of a slide show is on up to so many pictures, which are then asked for and scored together.
     ``every_size``: shapes are of all sizes, and those that grow or shrink pass through any part of the range, so that
     only a look at a shape tells its score. General questions about images and slides ask for the size; the highlight
     of a slide show's shape is its picture.
@@ -72,6 +73,7 @@ class SynthConfig:
     images: bool = False
     slides: bool = False
     every_size: bool = False
+    repeats: int = 1
     min_duration_s: float = 20.0
     max_duration_s: float = 40.0
     min_events: int = 2
@@ -103,6 +105,8 @@ class SynthConfig:
                 f"max_duration_s ({self.max_duration_s}) is more than {len(ORDINALS) * SLIDE_S:g} s, the longest slide "
                 "show (one picture a second). Set min_duration_s and max_duration_s lower."
             )
+        if self.repeats < 1 or (self.repeats > 1 and not self.slides):
+            raise UserError(f"repeats ({self.repeats}) must be 1 or more, and is for slides.")
         of_events = not self.images and not self.slides  # whose lengths are drawn
         if of_events and not MIN_EVENT_S <= self.min_event_s <= self.max_event_s <= self.min_duration_s:
             raise UserError(
@@ -208,20 +212,22 @@ def make_scene(config: SynthConfig, index: int) -> Scene:
     for i, (colour, shape) in enumerate(picked):
         actions = [a for a in ACTIONS if not (a == "rotate" and shape == "circle")]
         action = "appear" if config.images or config.slides else str(rng.choice(actions))
-        start_s, end_s = 0.0, duration_s
+        spans = [(0.0, duration_s)]
         if config.slides:
-            start_s = int(rng.integers(frames)) * SLIDE_S
-            end_s = start_s + 0.9 * SLIDE_S
+            most = min(config.repeats, frames)
+            pictures = [rng.integers(frames)] if most == 1 else rng.permutation(frames)[: rng.integers(1, most + 1)]
+            spans = [(p * SLIDE_S, (p + 0.9) * SLIDE_S) for p in map(int, pictures)]
         elif not config.images:
             length = rng.uniform(config.min_event_s, min(config.max_event_s, duration_s * LONGEST_SHARE))
             start_s = round(float(rng.uniform(0, duration_s - length)), 1)
-            end_s = round(min(start_s + float(length), duration_s), 1)
+            spans = [(start_s, round(min(start_s + float(length), duration_s), 1))]
         x, y = places[order[i]]
         x = float(np.clip(x + rng.uniform(-0.06, 0.06), 0.24, 0.76))
         y = float(np.clip(y + rng.uniform(-0.03, 0.03), 0.24, 0.76))
-        radii = _radii(action, rng, config.every_size)
-        persistent = bool(rng.random() < config.persistent and action != "appear")
-        events.append(ShapeEvent(colour, shape, action, start_s, end_s, x, y, *radii, persistent))
+        for start_s, end_s in spans:
+            radii = _radii(action, rng, config.every_size)
+            persistent = bool(rng.random() < config.persistent and action != "appear")
+            events.append(ShapeEvent(colour, shape, action, start_s, end_s, x, y, *radii, persistent))
     events.sort(key=lambda e: (e.start_s, e.end_s))
     return Scene(f"{kind}-{config.seed:03d}-{index:05d}", duration_s, fps, height, width, tuple(events), seed)
 
@@ -347,11 +353,19 @@ def questions(scene: Scene, config: SynthConfig) -> list[Sample]:
     def ask(task: str, **words: str) -> str:
         return str(rng.choice(_ASK[task])).format(**words)
 
+    by_name: dict[str, list[ShapeEvent]] = {}
+    for event in scene.events:
+        by_name.setdefault(event.name, []).append(event)
     if "general" in config.tasks and config.slides:
+        asked = set()
         for picture in range(round(scene.duration_s / SLIDE_S)):
             shown = [e.name for e in scene.events if e.visible(picture * SLIDE_S)]
             for name in shown:
-                add("general", f"Which picture shows the {name}?", [Event(text=ORDINALS[picture])])
+                if name not in asked:
+                    wording = "Which picture shows" if len(by_name[name]) == 1 else "Which pictures show"
+                    on = ", ".join(_ordinal(e) for e in by_name[name])
+                    add("general", f"{wording} the {name}?", [Event(text=on)])
+                    asked.add(name)
             if shown:
                 add("general", f"What is on the {ORDINALS[picture]} picture?", [Event(text=", ".join(shown))])
     elif "general" in config.tasks:
@@ -365,19 +379,20 @@ def questions(scene: Scene, config: SynthConfig) -> list[Sample]:
                     add("general", f"Which shape is {event.colour}?", [Event(text=event.shape)])
     if "general" in config.tasks and config.every_size and (config.images or config.slides):
         for event in scene.events:
-            add("general", f"How large is the {event.name}?", [Event(text=event.size)])
+            where = "" if len(by_name[event.name]) == 1 else f" on the {_ordinal(event)} picture"
+            add("general", f"How large is the {event.name}{where}?", [Event(text=event.size)])
     if config.images:
         return out
     if "general" in config.tasks and not config.slides:
         add("general", "In which order do they appear?", [Event(text=", ".join(e.name for e in scene.events))])
         for event in scene.events:
             add("general", f"What does the {event.name} do?", [Event(text=ACTIONS[event.action][0])])
-    for event in scene.events:
+    for event, *others in by_name.values():
         verb = ACTIONS[event.action][1]
-        if "moment_retrieval" in config.tasks:
+        if "moment_retrieval" in config.tasks and not others:
             prompt = ask("moment_retrieval", name=event.name, verb=verb, caption=event.caption)
             add("moment_retrieval", prompt, [Event(event.start_s, event.end_s, text=event.caption)])
-        still = [(event.start_s, event.saliency_at(event.start_s))]  # of a slide show: the one picture
+        still = [(e.start_s, e.saliency_at(e.start_s)) for e in (event, *others)]  # of a slide show: its pictures
         scores = still if config.slides else clip_scores(event, scene.duration_s)
         if (
             "highlight_detection" in config.tasks
@@ -387,10 +402,15 @@ def questions(scene: Scene, config: SynthConfig) -> list[Sample]:
             points = [Event(t, t, (s,), "") for t, s in scores]
             clip_s = SLIDE_S if config.slides else CLIP_S
             add("highlight_detection", ask("highlight_detection", name=event.name), points, clip_s=clip_s)
-    if "dense_captioning" in config.tasks:
+    if "dense_captioning" in config.tasks and len(by_name) == len(scene.events):
         captions = [Event(e.start_s, e.end_s, text=e.caption) for e in scene.events]
         add("dense_captioning", ask("dense_captioning"), captions)
     return out
+
+
+def _ordinal(event: ShapeEvent) -> str:
+    """Of the picture of a slide show that an event is on."""
+    return ORDINALS[round(event.start_s / SLIDE_S)]
 
 
 def _make(job: tuple[SynthConfig, int, str]) -> list[Sample]:

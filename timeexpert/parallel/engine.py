@@ -59,6 +59,10 @@ class OneProcess:
         """Each rank's value, on every rank."""
         return [value]
 
+    def gather_beside(self, value: T) -> list[T]:
+        """As :meth:`gather`, for the thread that writes checkpoints beside training, however long it takes."""
+        return [value]
+
     def broadcast(self, value: T | None, source: int) -> T:
         """The value that rank ``source`` gave, on every rank."""
         assert value is not None
@@ -92,6 +96,7 @@ class TorchRanks(OneProcess):
             dist.distributed_c10d._set_pg_timeout(timeout, group)
         self.dispatches = degrees.expert > 1 or dispatcher == "all_to_all"
         self._patient = dist.new_group(backend="gloo", timeout=PATIENCE)
+        self._beside = dist.new_group(backend="gloo", timeout=PATIENCE)
 
     def shard(self, model: nn.Module, units: list[nn.Module], forward_methods: Iterable[str]) -> None:
         """See :class:`OneProcess`."""
@@ -120,6 +125,12 @@ class TorchRanks(OneProcess):
         """See :class:`OneProcess`."""
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
+        return values
+
+    def gather_beside(self, value: T) -> list[T]:
+        """See :class:`OneProcess`."""
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self._beside)
         return values
 
     def broadcast(self, value: T | None, source: int) -> T:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 DUPLICATE_FROM = 0.95  # cosine of two experts' weights; of independent random ones it is 0 +- 1 / sqrt(3 D F)
 COMPARED_K = 6  # ARIA's experts per token
-INDEX = "model.safetensors.index.json"  # of weights in several files
 ROWS_AT_ONCE = 1 << 24  # weights of a layer in memory at a time, in float32: 64 MiB
 
 
@@ -167,7 +166,7 @@ def find_weights(run: Path, stage: str | None = None) -> Path | None:
 
 def is_model(folder: Path) -> bool:
     """Whether a folder holds weights."""
-    return any((folder / name).is_file() for name in ("model.safetensors", INDEX))
+    return any(folder.glob("model*.safetensors"))
 
 
 def written_at(folder: Path) -> tuple[str, int | None]:
@@ -255,43 +254,36 @@ def _similarity(tensors: _Tensors, layer: int) -> LayerSimilarity:
 
 
 class _Tensors:
-    """Tensors of a model folder by name, from one file or several."""
+    """Tensors of a model folder or of a checkpoint of training by name."""
 
     def __init__(self, folder: Path) -> None:
-        from safetensors import SafetensorError, safe_open
+        from timeexpert.checkpoint import MODEL, Pieces
 
-        index = folder / INDEX
-        names = set(_json(index).get("weight_map", {}).values()) if index.is_file() else {"model.safetensors"}
-        self.folder = folder
-        self.files: dict[str, Any] = {}
-        for file in sorted(names):
-            try:
-                opened = safe_open(folder / file, "pt")
-            except (OSError, SafetensorError) as error:
-                raise ReportError(f"{folder / file}: cannot be read: {error}. Use another checkpoint.") from None
-            self.files |= dict.fromkeys(opened.keys(), opened)
+        self.folder, self.pieces = folder, Pieces(folder, MODEL)
 
-    def _slice(self, name: str) -> Any:
-        if name not in self.files:
+    def _shape(self, name: str) -> tuple[int, ...]:
+        if name not in self.pieces.names:
             raise ReportError(f"{self.folder}: its weights have no {name}. Give the folder of a TimeExpert model.")
-        return self.files[name].get_slice(name)
+        return self.pieces.shape(name)
 
     def bytes_of(self, name: str) -> int:
         """Bytes of one stored number."""
-        bits = re.search(r"[0-9]+", self._slice(name).get_dtype())  # F32, BF16, F8_E4M3
+        self._shape(name)
+        bits = re.search(r"[0-9]+", self.pieces.dtype(name))  # F32, BF16, F8_E4M3
         return int(bits[0]) // 8 if bits else 1
 
     def whole(self, name: str) -> Tensor:
         """A whole tensor."""
-        return self._slice(name)[:]
+        self._shape(name)
+        return self.pieces.read(name)
 
     def _parts(self, name: str) -> Iterator[Tensor]:
         """(E, n) pieces in float32 of a tensor (E, ...), none larger than ROWS_AT_ONCE numbers if E rows allow it."""
-        piece = self._slice(name)
-        experts, rows, *rest = piece.get_shape()
+        experts, rows, *rest = self._shape(name)
         at_once = max(1, ROWS_AT_ONCE // (experts * int(np.prod(rest, initial=1))))
         for start in range(0, rows, at_once):
-            yield piece[:, start : start + at_once].float().reshape(experts, -1)
+            part = (slice(0, experts), slice(start, min(rows, start + at_once)), *(slice(0, n) for n in rest))
+            yield self.pieces.read(name, part).float().reshape(experts, -1)
 
     def cosines(self, names: Sequence[str]) -> NDArray[np.float32]:
         """(E, E): cosines between experts, each the concatenation of its rows of all ``names``; 0 for a zero row."""
