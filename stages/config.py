@@ -254,7 +254,8 @@ class TrainConfig:
     """How every stage runs. ``precision``: ``auto`` is bf16 on a GPU and fp32 elsewhere.
 
     ``async_checkpoints``: they are written while training goes on, from a copy in memory. A step whose loss or gradient
-    is not finite is skipped; ``max_nonfinite_steps`` of them in a row end the run.
+    is not finite is skipped; ``max_nonfinite_steps`` of them in a row end the run. ``log_samples``: the ids of each
+    step's questions go to samples.jsonl.
     """
 
     seed: int = 0
@@ -266,6 +267,7 @@ class TrainConfig:
     keep_checkpoints: int = 2
     async_checkpoints: bool = True
     log_every: int = 10
+    log_samples: bool = False
     experts_every: int = 100
     threads: int | None = None
 

@@ -145,6 +145,8 @@ class StageRun:
                 figures["tokens_per_s"] = step.tokens / (time.monotonic() - began)
                 own_tokens = sum(int(batch.attention_mask.sum()) for batch in step.micro)
                 self.clock.end_step(step.tokens, len(step.sample_ids), own_tokens)
+                if self.train.log_samples:
+                    self.run.record({**self._place, "samples": step.sample_ids}, self.run.samples)
                 if problem is None:
                     self.nonfinite = 0
                     self._record(writer, figures, len(step.sample_ids))
@@ -246,8 +248,8 @@ class StageRun:
             )
             for straggler in slow:
                 self.console.print(f"[yellow]straggler:[/] {escape(str(straggler))}", highlight=False)
-                self.run.record_speed({"kind": "straggler", **self._place, **asdict(straggler)})
-        self.run.record_speed({"kind": "speed", **self._place, **row})
+                self.run.record({"kind": "straggler", **self._place, **asdict(straggler)}, self.run.speed)
+        self.run.record({"kind": "speed", **self._place, **row}, self.run.speed)
         self._draw(writer, {f"speed/{name}": value for name, value in row.items() if isinstance(value, float)})
         self._draw(writer, {f"seconds/{name}": value for name, value in row["seconds"].items()})
 
@@ -299,7 +301,7 @@ class StageRun:
         """Write down what finished saves took."""
         for saved in self.saver.done():
             taken = {"stalled_s": round(saved.stalled_s, 4), "seconds": round(saved.seconds, 4), "bytes": saved.size}
-            self.run.record_speed({"kind": "checkpoint", **self._place, "folder": saved.folder.name, **taken})
+            self.run.record({"kind": "checkpoint", **self._place, "folder": saved.folder.name, **taken}, self.run.speed)
 
     def _resume(self) -> None:
         folder, problems = self.engine.from_main(lambda: self.run.latest_checkpoint(self.stage.name))

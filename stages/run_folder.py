@@ -28,6 +28,7 @@ FREE_KEYS: tuple[str, ...] = (
     "train.keep_checkpoints",
     "train.async_checkpoints",
     "train.log_every",
+    "train.log_samples",
     "train.experts_every",
     "data.num_workers",
     "data.cache_gib",
@@ -54,6 +55,7 @@ class RunFolder:
         self.dropped = self.path / "dropped.jsonl"
         self.times = self.path / "times.jsonl"
         self.speed = self.path / "speed.jsonl"
+        self.samples = self.path / "samples.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.models = self.path / "models"
 
@@ -104,20 +106,18 @@ class RunFolder:
         self.models.mkdir(exist_ok=True)
         recover(self.checkpoints)
         recover(self.models)
-        for file in (self.metrics, self.times, self.speed):
+        for file in (self.metrics, self.times, self.speed, self.samples):
             self._keep(file, lambda row: True)  # drops a last line that a kill cut in half
         row = {"argv": sys.argv, "versions": versions(), "git": git_state(), "platform": platform.platform()}
         with open(self.path / "starts.jsonl", "a", encoding="utf-8") as out:
             out.write(json.dumps(row) + "\n")
 
-    def record(self, row: dict[str, Any]) -> None:
-        """Append one line to metrics.jsonl: what training did, the same for every run with one seed."""
-        with open(self.metrics, "a", encoding="utf-8") as out:
-            out.write(json.dumps(row) + "\n")
+    def record(self, row: dict[str, Any], file: Path | None = None) -> None:
+        """Append one line to metrics.jsonl (what training did, the same for every run with one seed) or to ``file``.
 
-    def record_speed(self, row: dict[str, Any]) -> None:
-        """Append one line to speed.jsonl: what clocks measured."""
-        with open(self.speed, "a", encoding="utf-8") as out:
+        ``speed`` takes what clocks measured, ``samples`` the ids of what was trained on.
+        """
+        with open(file or self.metrics, "a", encoding="utf-8") as out:
             out.write(json.dumps(row) + "\n")
 
     @contextmanager
@@ -158,8 +158,8 @@ class RunFolder:
             again = evals and row.get("kind") == "eval" and row["global_step"] == global_step
             return bool(row["global_step"] <= global_step and not again)
 
-        self._keep(self.metrics, stays)
-        self._keep(self.speed, stays)
+        for file in (self.metrics, self.speed, self.samples):
+            self._keep(file, stays)
 
     def forget_dropped(self, stage: str, step: int) -> None:
         """Drop rows of dropped.jsonl that ``stage`` will write again, going on after ``step`` steps."""
@@ -212,10 +212,7 @@ class ForeignRunFolder(RunFolder):
         """Rank 0 has the lock."""
         yield
 
-    def record(self, row: dict[str, Any]) -> None:
-        """Nothing."""
-
-    def record_speed(self, row: dict[str, Any]) -> None:
+    def record(self, row: dict[str, Any], file: Path | None = None) -> None:
         """Nothing."""
 
     @contextmanager
