@@ -110,7 +110,7 @@ def test_weights_in_several_files_and_in_bfloat16_are_read(tmp_path):
     whole = read_weights(write_model(tmp_path / "whole", tensors))
     folder = write_model(tmp_path / "parts", tensors)
     (folder / "model.safetensors").unlink()
-    table = {name: f"part-{i}.safetensors" for i, name in enumerate(tensors)}
+    table = {name: f"model-{i:05d}-of-{len(tensors):05d}.safetensors" for i, name in enumerate(tensors, 1)}
     for name, file in table.items():
         save_file({name: tensors[name]}, folder / file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))

@@ -257,9 +257,13 @@ class _Tensors:
     """Tensors of a model folder or of a checkpoint of training by name."""
 
     def __init__(self, folder: Path) -> None:
-        from timeexpert.checkpoint import MODEL, Pieces
+        from timeexpert.checkpoint import MODEL, CheckpointError, Pieces
 
-        self.folder, self.pieces = folder, Pieces(folder, MODEL)
+        self.folder = folder
+        try:
+            self.pieces = Pieces(folder, MODEL)
+        except CheckpointError as error:
+            raise ReportError(str(error)) from None
 
     def _shape(self, name: str) -> tuple[int, ...]:
         if name not in self.pieces.names:

@@ -16,7 +16,7 @@ Record = dict[str, Any]
 MAX_LINE_BYTES = 8 << 20  # one record of 28 layers and 64 experts takes about 100 kB
 MAX_NOTES = 8
 MAX_EXPERT_RECORDS = 400  # of 28 layers and 64 experts these take about 150 MB
-KINDS = ("train", "experts", "eval", "expert_edit")
+KINDS = ("train", "experts", "eval", "expert_edit", "nonfinite")
 
 
 @dataclass
@@ -54,6 +54,11 @@ def read_run(path: str | Path) -> RunFiles:
                 if len(run.experts) > MAX_EXPERT_RECORDS:
                     run.experts[:] = _every_second(run.experts)
                     thinned = True
+            elif row.get("kind") == "nonfinite":
+                where = f"step {row.get('step')} of stage {stage_of(row)}"
+                add_note(
+                    run.notes, f"{where} was skipped: {row.get('problem')}; metrics.jsonl:{number} has its questions."
+                )
             else:
                 add_note(
                     run.notes, f"metrics.jsonl:{number}: kind ({row.get('kind')!r}) is none of {', '.join(KINDS)}."
