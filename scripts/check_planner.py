@@ -329,13 +329,14 @@ def describe(case: Case) -> str:
     return ", ".join(f"{name} {value}" for name, value in asdict(case).items() if value is not False)
 
 
-def write(text: str, doc: Path = DOC) -> None:
-    """Put the table between the marks of the document."""
-    before, _, rest = doc.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
+def write(text: str, doc: Path = DOC, marks: tuple[str, str] = (BEGIN, END)) -> None:
+    """Put a table between its marks in the document."""
+    begin, finish = marks
+    before, _, rest = doc.read_text(encoding="utf-8").partition(begin)
+    _, end, after = rest.partition(finish)
     if not end:
-        raise SystemExit(f"{doc}: the marks {BEGIN} and {END} are missing")
-    doc.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+        raise SystemExit(f"{doc}: the marks {begin} and {finish} are missing")
+    doc.write_text(f"{before}{begin}\n{text}\n{finish}{after}", encoding="utf-8")
 
 
 def main() -> int:

@@ -41,7 +41,7 @@ class Saver:
         self.engine, self.background = engine, background
         self._staging: dict[str, Staging] = {}
         self._thread: threading.Thread | None = None
-        self._problem: CheckpointError | SystemExit | None = None
+        self._problem: Exception | SystemExit | None = None
         self._done: list[Saved] = []
 
     @property
@@ -83,7 +83,10 @@ class Saver:
         size = sum(b.values.nbytes for own in blocks.values() for b in own.values())
 
         def work() -> None:
-            self._problem = self._write(folder, write, after)
+            try:
+                self._problem = self._write(folder, write, after)
+            except Exception as error:  # as when another rank is gone: raised where training will see it
+                self._problem = error
             if self._problem is None:
                 taken = time.monotonic() - began
                 self._done.append(Saved(folder, copied_s if self.background else taken, taken, size))
