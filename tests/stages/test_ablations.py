@@ -12,7 +12,7 @@ from timeexpert.config import load, to_tree
 from timeexpert.paths import config_path
 from timeexpert.stages.config import RunConfig
 
-NAMES = ("adaptive", "no_task_loss", "no_task_routing", "topk2", "topk6")
+NAMES = ("fixed", "no_task_loss", "no_task_routing", "topk2", "topk6")
 
 
 def ablation(name: str, tiny_data: Path, *settings: str) -> RunConfig:
@@ -36,6 +36,13 @@ def test_an_ablation_differs_from_the_tiny_config_in_its_gate_alone(tiny_data: P
         assert other["model"].pop("moe") != tiny["model"]["moe"] and other.pop("name") == name
         rest = {**tiny, "model": {k: v for k, v in tiny["model"].items() if k != "moe"}}
         assert {**other, "name": tiny["name"]} == rest
+    assert {**to_tree(ablation("ablations/adaptive", tiny_data)), "name": tiny["name"]} == tiny  # as tiny is
+
+
+def test_without_the_adaptive_process_no_expert_comes_or_goes(tiny_data: Path, tmp_path: Path) -> None:
+    _, layers = run("fixed", tiny_data, tmp_path)
+    assert all(layer["active"] == [True] * 6 for layer in layers)
+    assert rows(tmp_path / "metrics.jsonl", "expert_edit") == []
 
 
 @pytest.mark.parametrize(("name", "k"), [("topk2", 2), ("topk6", 6)])
