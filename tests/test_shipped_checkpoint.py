@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from timeexpert.checkpoint import verify
-from timeexpert.data.synthetic import SynthConfig, encode, make_scene
+from timeexpert.data.synthetic import SynthConfig, encode, make_scene, questions
 from timeexpert.evaluation import temporal_iou
 from timeexpert.predict import Predictor
 
@@ -42,6 +42,23 @@ def test_it_says_when_the_event_that_is_asked_for_happens_not_another(tmp_path: 
             asked += 1
             right += overlaps[scene.events.index(event)] == max(overlaps) >= 0.5
     assert right >= 0.8 * asked, (right, asked)
+
+
+def test_the_moment_it_scores_highest_is_a_very_good_one_of_the_shape_that_is_asked_for(tmp_path: Path):
+    predictor = Predictor.load(FOLDER, device="cpu")
+    config = SynthConfig(videos=8, seed=79, max_duration_s=32.0, min_event_s=6.0, max_event_s=12.0)
+    right, asked = 0, 0
+    for i in range(config.videos):
+        scene = make_scene(config, i)
+        encode(scene, tmp_path / f"{i}.mp4")
+        for sample in questions(scene, config):
+            if sample.task == "highlight_detection":
+                told = predictor.ask(tmp_path / f"{i}.mp4", sample.prompt, task=sample.task).events
+                best = max(told, key=lambda event: event.scores[0])
+                clips = {event.start_s // 2 for event in sample.events if event.scores[0] >= 4}
+                asked += 1
+                right += best.start_s // 2 in clips
+    assert asked >= 8 and right >= 0.5 * asked, (right, asked)  # noise frames: 7 %
 
 
 def test_it_is_small_enough_to_ship():
