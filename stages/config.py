@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from timeexpert.config import ConfigError
 from timeexpert.data.records import TASKS
-from timeexpert.data.synthetic import SynthConfig
+from timeexpert.data.scenes import SynthConfig
 from timeexpert.moe import MoEConfig
 from timeexpert.parallel import ParallelConfig
 from timeexpert.tokenization import NumberFormat

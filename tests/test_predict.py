@@ -12,7 +12,8 @@ from tests.tiny import run_config
 from timeexpert.checkpoint import CheckpointError, write_folder
 from timeexpert.data.frames import FrameReader
 from timeexpert.data.records import TASKS
-from timeexpert.data.synthetic import SynthConfig, encode, make_scene
+from timeexpert.data.scenes import SynthConfig, make_scene
+from timeexpert.data.synthetic import encode
 from timeexpert.errors import UserError
 from timeexpert.predict import (
     TASK_LIMITS,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from timeexpert.checkpoint import verify
-from timeexpert.data.synthetic import SynthConfig, encode, make_scene, questions
+from timeexpert.data.scene_questions import questions
+from timeexpert.data.scenes import SynthConfig, make_scene
+from timeexpert.data.synthetic import encode
 from timeexpert.evaluation import temporal_iou
 from timeexpert.predict import Predictor
 

@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from timeexpert.config import from_tree
-from timeexpert.data.synthetic import SynthConfig, synthesise
+from timeexpert.data.scenes import SynthConfig
+from timeexpert.data.synthetic import synthesise
 
 ROOT = Path(__file__).resolve().parent.parent
 VIDEOS = SynthConfig(

@@ -15,7 +15,8 @@ import pytest
 from tests.data.media import write_video
 from timeexpert.data.clips import mix_in_clips
 from timeexpert.data.records import Sample
-from timeexpert.data.synthetic import (
+from timeexpert.data.scene_questions import clip_scores, questions
+from timeexpert.data.scenes import (
     COLOURS,
     MAX_RADIUS,
     MIN_RADIUS,
@@ -24,12 +25,9 @@ from timeexpert.data.synthetic import (
     Scene,
     ShapeEvent,
     SynthConfig,
-    clip_scores,
-    encode,
     make_scene,
-    questions,
-    synthesise,
 )
+from timeexpert.data.synthetic import encode, synthesise
 from timeexpert.data.video import Video
 from timeexpert.errors import UserError
 

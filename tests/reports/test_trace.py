@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from timeexpert.data.synthetic import SynthConfig, encode, make_scene
+from timeexpert.data.scenes import SynthConfig, make_scene
+from timeexpert.data.synthetic import encode
 from timeexpert.model import TimeExpert, TimeExpertConfig
 from timeexpert.predict import Predictor, Request
 from timeexpert.reports import ReportError

@@ -60,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
     from rich.progress import track
 
     from timeexpert.data.clips import check_clips, mix_in_clips
-    from timeexpert.data.synthetic import SynthConfig, synthesise
+    from timeexpert.data.scenes import SynthConfig
+    from timeexpert.data.synthetic import synthesise
 
     config = SynthConfig(
         videos=args.videos,

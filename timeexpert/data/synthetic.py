@@ -2,8 +2,7 @@
 
 Every video is a real file, encoded by a real codec at one of several frame rates and sizes; the questions
 cover all four task types, and the ground truth (times, captions, saliency) is exact. The same seed gives the
-same files. An event's shape is on screen only during its event, unless ``persistent`` asks for shapes that
-stay and act only during their event (then single frames no longer tell when).
+same files.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from fractions import Fraction
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,227 +20,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from timeexpert.data.records import TASKS, Sample, write_samples
+from timeexpert.data.records import Sample, write_samples
 from timeexpert.errors import UserError
-from timeexpert.tokenization import Event, EventSequence
 
-COLOURS = {
-    "red": (225, 45, 40),
-    "green": (50, 185, 70),
-    "blue": (60, 95, 235),
-    "yellow": (240, 215, 60),
-    "purple": (165, 65, 200),
-    "white": (240, 240, 240),
-}
-SHAPES = ("circle", "square", "triangle", "cross")
-# action -> (third person, base form)
-ACTIONS = {
-    "appear": ("appears", "appear"),
-    "left": ("moves left", "move left"),
-    "right": ("moves right", "move right"),
-    "grow": ("grows", "grow"),
-    "shrink": ("shrinks", "shrink"),
-    "rotate": ("rotates", "rotate"),
-}
-ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
-SIZES = ("tiny", "small", "medium", "large", "huge")  # fifths of the range of radii
-SLIDE_S = 1.0  # how long a picture of a slide show stays
-CLIP_S = 2.0  # a highlight is scored per clip of two seconds, as in QVHighlights
-MAX_DURATION_S = 3600.0
+from .scene_questions import questions
+from .scenes import COLOURS, Scene, ShapeEvent, SynthConfig, make_scene
+
 SETTINGS = "synth.json"  # what a folder of videos was made from
-LONGEST_SHARE = 0.75  # of a video, for one event
-MIN_EVENT_S = 0.2  # times are written in tenths: a shorter event could start where it ends
-MIN_RADIUS, MAX_RADIUS = 0.13, 0.26  # of the shorter side
-STILL_RADII = (0.17, 0.215)  # of shapes that neither grow nor shrink
-LEAST_GROWTH = 0.05  # what can be seen as growing
-
-
-@dataclass(frozen=True)
-class SynthConfig:
-    """What to make. Durations and event lengths in seconds.
-
-    ``images`` makes clips of a single frame. ``slides`` makes slide shows: one frame per second, and each shape
-    is on one of them; general questions then ask which picture shows a shape, and what a picture shows.
-    ``repeats``: a shape of a slide show is on up to so many pictures, which are then asked for and scored together.
-    ``every_size``: shapes are of all sizes, and those that grow or shrink pass through any part of the range, so that
-    only a look at a shape tells its score. General questions about images and slides ask for the size; the highlight
-    of a slide show's shape is its picture.
-    """
-
-    videos: int = 100
-    seed: int = 0
-    images: bool = False
-    slides: bool = False
-    every_size: bool = False
-    repeats: int = 1
-    min_duration_s: float = 20.0
-    max_duration_s: float = 40.0
-    min_events: int = 2
-    max_events: int = 3
-    min_event_s: float = 5.0
-    max_event_s: float = 10.0
-    persistent: float = 0.0
-    highlight_from: float = 4.0  # ask for highlights where the best score is this or more (4: very good)
-    frame_rates: tuple[int, ...] = (4, 5, 8, 10)
-    sizes: tuple[tuple[int, int], ...] = ((64, 64), (80, 64), (96, 96), (64, 80))
-    tasks: tuple[str, ...] = ("moment_retrieval", "dense_captioning", "highlight_detection", "general")
-
-    def __post_init__(self) -> None:
-        if self.videos < 1:
-            raise UserError(f"videos ({self.videos}) must be 1 or more.")
-        if self.seed < 0:
-            raise UserError(f"seed ({self.seed}) must be 0 or more.")
-        if not 1 <= self.min_events <= self.max_events <= 6:
-            raise UserError(f"events ({self.min_events} to {self.max_events}) must be between 1 and 6, smallest first.")
-        if not 0 < self.min_duration_s <= self.max_duration_s <= MAX_DURATION_S:
-            raise UserError(
-                f"durations ({self.min_duration_s} to {self.max_duration_s} s) must be positive, smallest first, and "
-                f"at most {MAX_DURATION_S:g} s."
-            )
-        if self.images and self.slides:
-            raise UserError("images and slides are both set: a clip is one picture or a show of several. Set one.")
-        if self.slides and self.max_duration_s > len(ORDINALS) * SLIDE_S:
-            raise UserError(
-                f"max_duration_s ({self.max_duration_s}) is more than {len(ORDINALS) * SLIDE_S:g} s, the longest slide "
-                "show (one picture a second). Set min_duration_s and max_duration_s lower."
-            )
-        if self.repeats < 1 or (self.repeats > 1 and not self.slides):
-            raise UserError(f"repeats ({self.repeats}) must be 1 or more, and is for slides.")
-        of_events = not self.images and not self.slides  # whose lengths are drawn
-        if of_events and not MIN_EVENT_S <= self.min_event_s <= self.max_event_s <= self.min_duration_s:
-            raise UserError(
-                f"event lengths ({self.min_event_s} to {self.max_event_s} s) must be {MIN_EVENT_S} s or more, "
-                f"smallest first, and no longer than the shortest video ({self.min_duration_s} s)."
-            )
-        if of_events and self.min_event_s > LONGEST_SHARE * self.min_duration_s:
-            raise UserError(
-                f"min_event_s ({self.min_event_s}) must be at most {LONGEST_SHARE:g} of the shortest video "
-                f"({self.min_duration_s} s): an event leaves some of its video free."
-            )
-        if not 0 <= self.persistent <= 1:
-            raise UserError(f"persistent ({self.persistent}) is a share of the events, between 0 and 1.")
-        if not 1 <= self.highlight_from <= 5:
-            raise UserError(f"highlight_from ({self.highlight_from}) is a score, between 1 and 5.")
-        if not self.frame_rates or not all(1 <= rate <= 120 for rate in self.frame_rates):
-            raise UserError(f"frame_rates ({list(self.frame_rates)}) must list rates between 1 and 120 per second.")
-        if not self.sizes or not all(side % 2 == 0 and 16 <= side <= 2048 for size in self.sizes for side in size):
-            raise UserError(f"sizes ({list(self.sizes)}) must list heights and widths that are even, 16 to 2048.")
-        for task in self.tasks:
-            if task not in TASKS:
-                raise UserError(f"tasks: {task!r} is not one of {', '.join(TASKS)}.")
-
-
-@dataclass(frozen=True)
-class ShapeEvent:
-    """One shape and what it does from ``start_s`` to ``end_s``; places and sizes as shares of the frame.
-
-    ``radius`` of the shorter side at the start, ``end_radius`` at the end.
-    """
-
-    colour: str
-    shape: str
-    action: str
-    start_s: float
-    end_s: float
-    x: float
-    y: float
-    radius: float
-    end_radius: float
-    persistent: bool = False
-
-    @property
-    def name(self) -> str:
-        return f"{self.colour} {self.shape}"
-
-    @property
-    def caption(self) -> str:
-        return f"a {self.name} {ACTIONS[self.action][0]}"
-
-    def phase(self, time_s: float) -> float:
-        """0 at the event's start, 1 at its end; clamped outside."""
-        return min(1.0, max(0.0, (time_s - self.start_s) / (self.end_s - self.start_s)))
-
-    def visible(self, time_s: float) -> bool:
-        return self.persistent or self.start_s <= time_s <= self.end_s
-
-    def radius_at(self, time_s: float) -> float:
-        """Radius as a share of the shorter side."""
-        return self.radius + (self.end_radius - self.radius) * self.phase(time_s)
-
-    @property
-    def size(self) -> str:
-        """The word for its radius."""
-        share = (self.radius - MIN_RADIUS) / (MAX_RADIUS - MIN_RADIUS)
-        return SIZES[min(len(SIZES) - 1, int(len(SIZES) * share))]
-
-    def saliency_at(self, time_s: float) -> float:
-        """1 (smallest) to 5 (largest): how much of the frame the shape takes, in steps of a half."""
-        share = (self.radius_at(time_s) - MIN_RADIUS) / (MAX_RADIUS - MIN_RADIUS)
-        return round(2 * (1 + 4 * share)) / 2
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One video: its events and how it is encoded."""
-
-    name: str
-    duration_s: float
-    fps: int
-    height: int
-    width: int
-    events: tuple[ShapeEvent, ...]
-    seed: int
-
-
-def make_scene(config: SynthConfig, index: int) -> Scene:
-    """The ``index``-th scene of ``config``: a function of seed and index alone."""
-    kind = "image" if config.images else "slides" if config.slides else "video"
-    place = ("video", "image", "slides").index(kind)
-    seed = int(np.random.SeedSequence([config.seed, index, place]).generate_state(1)[0])
-    rng = np.random.default_rng(seed)
-    fps = int(1 / SLIDE_S) if config.slides else int(rng.choice(config.frame_rates))
-    height, width = config.sizes[int(rng.integers(len(config.sizes)))]
-    frames = 1 if config.images else math.ceil(rng.uniform(config.min_duration_s, config.max_duration_s) * fps)
-    duration_s = frames / fps
-    count = int(rng.integers(config.min_events, config.max_events + 1))
-    names = [(c, s) for c in COLOURS for s in SHAPES]
-    picked = [names[i] for i in rng.choice(len(names), size=count, replace=False)]
-    places = [(0.25, 0.27), (0.75, 0.27), (0.25, 0.73), (0.75, 0.73), (0.5, 0.27), (0.5, 0.73)][: max(4, count)]
-    order = rng.permutation(len(places))
-    events = []
-    for i, (colour, shape) in enumerate(picked):
-        actions = [a for a in ACTIONS if not (a == "rotate" and shape == "circle")]
-        action = "appear" if config.images or config.slides else str(rng.choice(actions))
-        spans = [(0.0, duration_s)]
-        if config.slides:
-            most = min(config.repeats, frames)
-            pictures = [rng.integers(frames)] if most == 1 else rng.permutation(frames)[: rng.integers(1, most + 1)]
-            spans = [(p * SLIDE_S, (p + 0.9) * SLIDE_S) for p in map(int, pictures)]
-        elif not config.images:
-            length = rng.uniform(config.min_event_s, min(config.max_event_s, duration_s * LONGEST_SHARE))
-            start_s = round(float(rng.uniform(0, duration_s - length)), 1)
-            spans = [(start_s, round(min(start_s + float(length), duration_s), 1))]
-        x, y = places[order[i]]
-        x = float(np.clip(x + rng.uniform(-0.06, 0.06), 0.24, 0.76))
-        y = float(np.clip(y + rng.uniform(-0.03, 0.03), 0.24, 0.76))
-        for start_s, end_s in spans:
-            radii = _radii(action, rng, config.every_size)
-            persistent = bool(rng.random() < config.persistent and action != "appear")
-            events.append(ShapeEvent(colour, shape, action, start_s, end_s, x, y, *radii, persistent))
-    events.sort(key=lambda e: (e.start_s, e.end_s))
-    return Scene(f"{kind}-{config.seed:03d}-{index:05d}", duration_s, fps, height, width, tuple(events), seed)
-
-
-def _radii(action: str, rng: np.random.Generator, every_size: bool) -> tuple[float, float]:
-    """At the start and at the end of an event. The first draw is made for every shape, also where it is not used."""
-    still = float(rng.uniform(*((MIN_RADIUS, MAX_RADIUS) if every_size else STILL_RADII)))
-    if action not in ("grow", "shrink"):
-        return still, still
-    small, large = MIN_RADIUS, MAX_RADIUS
-    if every_size:
-        small = float(rng.uniform(MIN_RADIUS, MAX_RADIUS - LEAST_GROWTH))
-        large = float(rng.uniform(small + LEAST_GROWTH, MAX_RADIUS))
-    return (small, large) if action == "grow" else (large, small)
 
 
 def _outline(event: ShapeEvent, time_s: float, height: int, width: int) -> list[tuple[float, float]]:
@@ -308,109 +93,6 @@ def encode(scene: Scene, path: Path) -> None:
         for packet in stream.encode(None):
             container.mux(packet)
     os.replace(temporary, path)
-
-
-def clip_scores(event: ShapeEvent, duration_s: float) -> list[tuple[float, float]]:
-    """(time in seconds, score) of each 2-s clip that holds the event, at the clip's centre."""
-    out = []
-    for clip in range(math.ceil(duration_s / CLIP_S)):
-        centre_s = clip * CLIP_S + CLIP_S / 2
-        if event.start_s <= centre_s <= min(event.end_s, duration_s):
-            out.append((centre_s, event.saliency_at(centre_s)))
-    return out
-
-
-_ASK = {
-    "moment_retrieval": (
-        "When does the {name} {verb}?",
-        "Find the moment when {caption}.",
-        "When is this seen: {caption}?",
-    ),
-    "highlight_detection": ("Score the highlights of the {name}.", "Rate each moment of the {name}."),
-    "dense_captioning": ("Describe all events with their times.", "What happens, and when?"),
-}
-
-
-def questions(scene: Scene, config: SynthConfig) -> list[Sample]:
-    """All samples about one scene, with exact answers."""
-    rng = np.random.default_rng(scene.seed + 2)
-    out: list[Sample] = []
-
-    def add(task: str, prompt: str, events: list[Event], **meta: object) -> None:
-        out.append(
-            Sample(
-                id=f"{scene.name}/{len(out)}",
-                video=f"{scene.name}.mp4",
-                duration_s=scene.duration_s,
-                task=task,
-                prompt=prompt,
-                events=EventSequence(tuple(events)),
-                source="synthetic",
-                meta=dict(meta),
-            )
-        )
-
-    def ask(task: str, **words: str) -> str:
-        return str(rng.choice(_ASK[task])).format(**words)
-
-    by_name: dict[str, list[ShapeEvent]] = {}
-    for event in scene.events:
-        by_name.setdefault(event.name, []).append(event)
-    if "general" in config.tasks and config.slides:
-        asked = set()
-        for picture in range(round(scene.duration_s / SLIDE_S)):
-            shown = [e.name for e in scene.events if e.visible(picture * SLIDE_S)]
-            for name in shown:
-                if name not in asked:
-                    wording = "Which picture shows" if len(by_name[name]) == 1 else "Which pictures show"
-                    on = ", ".join(_ordinal(e) for e in by_name[name])
-                    add("general", f"{wording} the {name}?", [Event(text=on)])
-                    asked.add(name)
-            if shown:
-                add("general", f"What is on the {ORDINALS[picture]} picture?", [Event(text=", ".join(shown))])
-    elif "general" in config.tasks:
-        seen = sorted(scene.events, key=lambda e: (round(e.y), e.x))
-        add("general", "What is in the video?", [Event(text=", ".join(e.name for e in seen))])
-        if config.images:
-            for event in scene.events:
-                if sum(e.shape == event.shape for e in scene.events) == 1:
-                    add("general", f"Which colour is the {event.shape}?", [Event(text=event.colour)])
-                if sum(e.colour == event.colour for e in scene.events) == 1:
-                    add("general", f"Which shape is {event.colour}?", [Event(text=event.shape)])
-    if "general" in config.tasks and config.every_size and (config.images or config.slides):
-        for event in scene.events:
-            where = "" if len(by_name[event.name]) == 1 else f" on the {_ordinal(event)} picture"
-            add("general", f"How large is the {event.name}{where}?", [Event(text=event.size)])
-    if config.images:
-        return out
-    if "general" in config.tasks and not config.slides:
-        add("general", "In which order do they appear?", [Event(text=", ".join(e.name for e in scene.events))])
-        for event in scene.events:
-            add("general", f"What does the {event.name} do?", [Event(text=ACTIONS[event.action][0])])
-    for event, *others in by_name.values():
-        verb = ACTIONS[event.action][1]
-        if "moment_retrieval" in config.tasks and not others:
-            prompt = ask("moment_retrieval", name=event.name, verb=verb, caption=event.caption)
-            add("moment_retrieval", prompt, [Event(event.start_s, event.end_s, text=event.caption)])
-        still = [(e.start_s, e.saliency_at(e.start_s)) for e in (event, *others)]  # of a slide show: its pictures
-        scores = still if config.slides else clip_scores(event, scene.duration_s)
-        if (
-            "highlight_detection" in config.tasks
-            and max((s for _, s in scores), default=0.0) >= config.highlight_from
-            and not event.persistent
-        ):
-            points = [Event(t, t, (s,), "") for t, s in scores]
-            clip_s = SLIDE_S if config.slides else CLIP_S
-            add("highlight_detection", ask("highlight_detection", name=event.name), points, clip_s=clip_s)
-    if "dense_captioning" in config.tasks and len(by_name) == len(scene.events):
-        captions = [Event(e.start_s, e.end_s, text=e.caption) for e in scene.events]
-        add("dense_captioning", ask("dense_captioning"), captions)
-    return out
-
-
-def _ordinal(event: ShapeEvent) -> str:
-    """Of the picture of a slide show that an event is on."""
-    return ORDINALS[round(event.start_s / SLIDE_S)]
 
 
 def _make(job: tuple[SynthConfig, int, str]) -> list[Sample]:
