@@ -99,6 +99,8 @@ agent() { # RANKS WORDS...
         local conf="timeout=$RENDEZVOUS_TIMEOUT_S,read_timeout=$RENDEZVOUS_TIMEOUT_S"
         if [[ -n ${SLURMD_NODENAME:-} ]]; then # names of nodes need not be names of hosts
             conf+=,is_host=$([[ $SLURMD_NODENAME == "$RENDEZVOUS_NODE" ]] && echo true || echo false)
+        elif [[ ${LOCAL_ADDR:-} == "${RENDEZVOUS%:*}" ]]; then # torchrun looks at the addresses of the host's name only
+            conf+=,is_host=true
         fi
         [[ $conf == *is_host=false ]] || check_port
         where=(--nnodes "$NODES" --rdzv-backend c10d --rdzv-endpoint "$RENDEZVOUS" --rdzv-conf "$conf")

@@ -64,6 +64,7 @@ def test_two_hosts_train_and_a_host_that_dies_comes_back(
             "INTERFACE": "te0",
             "LOCAL_ADDR": hosts[name],
             "GRACE_S": "3",
+            "RENDEZVOUS_TIMEOUT_S": "120",
             "MAX_RESTARTS": "3",
             "MIN_FREE_GB": "0",
         }
