@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -55,6 +55,8 @@ class Trainer:
     console: Console = field(default_factory=Console)
     engine: OneProcess = field(default_factory=OneProcess)
     profile_steps: int = 0  # of each stage, whose operators are written down
+    # of (config, stage, vocabulary, device): what StageRun measures MFU against
+    utilisation: Callable[[RunConfig, StageConfig, int, torch.device], dict[str, float]] | None = None
 
     def __post_init__(self) -> None:
         for stage in self.config.stages:
@@ -222,18 +224,9 @@ class Trainer:
                 lap=lap,
                 engine=self.engine,
                 profile_steps=self.profile_steps,
-                **self._peak(stage, text),
+                **(self.utilisation(self.config, stage, text.vocab_size, self.place) if self.utilisation else {}),
             ).execute()
         self._export(stage, model, text, before + stage.steps)
-
-    def _peak(self, stage: StageConfig, text: TextTokenizer) -> dict[str, float]:
-        """What MFU is measured against, where the device's peak is known."""
-        from timeexpert.planner.utilisation import flops_per_token, peak_flops
-
-        peak = peak_flops(self.place, self.config.train.precision != "fp32")
-        if peak is None:
-            return {}
-        return {"peak_flops": peak, "flops_per_token": flops_per_token(self.config, stage, text.vocab_size)}
 
     def _export(self, stage: StageConfig, model: TimeExpert, text: TextTokenizer, global_step: int) -> None:
         weights = whole_model(model, keep=self.engine.is_main) if self.engine.shards else None

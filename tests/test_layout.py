@@ -19,6 +19,7 @@ SIBLINGS = ("moe", "tokenization", "stages", "kernels")
 ORDER = (
     "errors",
     "requirements",
+    "timing",
     "kernels",
     "tokenization",
     "paths",

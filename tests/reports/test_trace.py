@@ -74,7 +74,7 @@ def test_generation_step_by_step_and_one_pass_over_the_whole_answer_use_the_same
         kinds = model.token_types(ids)[0]
         vision = routing.mask_TE[kinds == TokenType.VISION].double().reshape(len(traced.frames), -1, 6).mean(1)
         assert np.array_equal(np.stack([frame.vision[layer] for frame in traced.frames]), vision.numpy())
-    assert {len(t.experts[3]) for t in traced.tokens} != {1}  # the routing is no constant
+    assert len({t.experts for t in traced.tokens}) > 1  # the routing is no constant
     assert {t.fell_back[3] for t in traced.tokens} == {True, False}
 
 

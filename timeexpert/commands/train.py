@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from timeexpert.parallel import start
+    from timeexpert.planner.utilisation import utilisation
     from timeexpert.stages.run_folder import ForeignRunFolder, RunFolder
     from timeexpert.stages.train import Trainer, run_and_report
 
@@ -53,4 +54,5 @@ def run(args: argparse.Namespace) -> int:
         folder = RunFolder(path) if engine.is_main else ForeignRunFolder(path)
         console = Console(quiet=not engine.is_main)
         with folder.locked():
-            return run_and_report(Trainer(config, folder, device, console, engine, args.profile), args.stage)
+            trainer = Trainer(config, folder, device, console, engine, args.profile, utilisation)
+            return run_and_report(trainer, args.stage)

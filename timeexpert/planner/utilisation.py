@@ -11,6 +11,14 @@ from .hardware import GPUS
 from .plan import stage_model
 
 
+def utilisation(config: RunConfig, stage: StageConfig, vocab_size: int, device: torch.device) -> dict[str, float]:
+    """``peak_flops`` and ``flops_per_token``; nothing where the device's peak is not known."""
+    peak = peak_flops(device, config.train.precision != "fp32")
+    if peak is None:
+        return {}
+    return {"peak_flops": peak, "flops_per_token": flops_per_token(config, stage, vocab_size)}
+
+
 def flops_per_token(config: RunConfig, stage: StageConfig, vocab_size: int) -> float:
     """Of forward and backward pass over the stage's typical rows, without what checkpointing does again."""
     model = stage_model(config, stage, vocab_size)
