@@ -15,7 +15,7 @@ from rich.console import Console
 
 from timeexpert.quickstart import quickstart
 
-MARGINS = {"r1_0.5": 15.0, "f1": 5.0}  # points over the noise control; docs/log.md has what was measured
+MARGINS = {"r1_0.5": 10.0, "f1": 5.0}  # points over the noise control; docs/log.md has what was measured
 SMALLER = [  # the quickstart with shorter videos, fewer frames and fewer steps
     "synth.images.videos=600",
     *(f"synth.{name}.{key}" for name in ("videos", "held_out") for key in ("max_duration_s=26.0", "min_event_s=7.0")),
