@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +12,17 @@ import pytest
 import torch
 
 from tests.ranks import run_ranks, train_ranks
-from tests.tiny import STAGE, TIMED, config_tree, run_config
+from tests.stages.test_loop import one_stage
 from timeexpert.cli import main
+from timeexpert.parallel import ParallelConfig
 from timeexpert.predict import load_model, resolve_model
 
 
 @pytest.fixture(scope="module")
 def run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two ranks that kept its checkpoints after steps 2 and 4 of five."""
-    tree = config_tree(tiny_data)
-    stage = {**STAGE, "name": "sft", "kind": "sft", "steps": 5, "tasks": TIMED, "num_frames": [2], "accumulate": 2}
-    moe = {**tree["model"]["moe"], "num_experts": 4}
-    config = run_config(
-        tiny_data,
-        stages=[stage],
-        model={**tree["model"], "moe": moe},
-        data={**tree["data"], "eval": None},
-        train={**tree["train"], "checkpoint_every": 2},
-        parallel={"expert": 2},
-    )
+    config = one_stage(tiny_data, None, {"num_experts": 4}, steps=5, accumulate=2)
+    config = replace(config, train=replace(config.train, checkpoint_every=2), parallel=ParallelConfig(expert=2))
     out = tmp_path_factory.mktemp("ranks") / "run"
     run_ranks(2, keep_checkpoints, config, out)
     return out

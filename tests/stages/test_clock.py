@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 
 from tests.ranks import run_ranks, train_ranks
 from tests.stages.test_loop import one_stage
-from tests.tiny import STAGE, TIMED, config_tree, rows, run_config, train
+from tests.tiny import STAGE, TIMED, config_tree, rows, train
 from timeexpert.cli import main
+from timeexpert.parallel import ParallelConfig
 from timeexpert.planner.utilisation import flops_per_token, peak_of
 from timeexpert.stages.clock import stragglers
 
@@ -48,16 +50,8 @@ def slow_rank(config: Any, out: Path, rank: int) -> None:
 
 
 def test_a_rank_that_the_others_wait_for_is_named(tiny_data: Path, tmp_path: Path) -> None:
-    tree = config_tree(tiny_data)
-    stage = {**STAGE, "name": "sft", "kind": "sft", "steps": 4, "tasks": TIMED, "num_frames": [2], "accumulate": 3}
-    moe = {**tree["model"]["moe"], "num_experts": 6}
-    config = run_config(
-        tiny_data,
-        stages=[stage],
-        model={**tree["model"], "moe": moe},
-        data={**tree["data"], "eval": None},
-        parallel={"expert": 3},
-    )
+    config = one_stage(tiny_data, None, {"num_experts": 6}, steps=4, accumulate=3)
+    config = replace(config, parallel=ParallelConfig(expert=3))
     run_ranks(3, slow_rank, config, tmp_path, 1)
     told = rows(tmp_path / "speed.jsonl")
     late = [row for row in told if row["kind"] == "straggler" and row["why"] == "data"]
