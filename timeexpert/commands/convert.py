@@ -66,10 +66,10 @@ def from_aria_folder(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from timeexpert.checkpoint import write_folder
-    from timeexpert.config import load, to_tree
+    from timeexpert.config import load
     from timeexpert.model.weights import from_aria
     from timeexpert.paths import config_path
-    from timeexpert.predict import INFERENCE, InferenceConfig
+    from timeexpert.predict import InferenceConfig
     from timeexpert.stages.config import RunConfig
     from timeexpert.stages.models import model_config
 
@@ -83,7 +83,7 @@ def from_aria_folder(args: argparse.Namespace) -> dict[str, Any]:
     def fill(folder: Path) -> None:
         model.save_pretrained(folder)
         text.save(folder)
-        (folder / INFERENCE).write_text(json.dumps(to_tree(settings), indent=1), encoding="utf-8")
+        settings.write(folder)
 
     write_folder(args.output, fill)
     parts = {"loaded": report.loaded, "new": report.new, "left_out": report.unused}
