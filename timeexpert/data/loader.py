@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils.signal_handling import _remove_worker_pids
 
 from timeexpert.errors import UserError
 
@@ -89,6 +90,8 @@ class PlannedLoader(Generic[B]):
             generator=torch.Generator(),  # else each start draws from the global one, and training would not repeat
         )
         batches = iter(loader)
+        if self.num_workers:
+            _ask_instead_of_interrupting(batches)
         # Also at the exit of a process in which something still holds this iterator (the frames of an error do).
         end = Finalize(None, _end_workers, (batches,), exitpriority=0) if self.num_workers else None
         try:
@@ -151,6 +154,17 @@ class _Refused:
 
 def _unchanged(batch: Any) -> Any:
     return batch
+
+
+def _ask_instead_of_interrupting(batches: Any) -> None:
+    """Of a dead worker, let torch tell whoever asks for the next batch (it looks every 5 s), and nobody else.
+
+    Its handler of SIGCHLD raises the error wherever this process happens to be: in a training step, in a destructor,
+    in the clean-up after the same death.
+    """
+    if batches._worker_pids_set:
+        _remove_worker_pids(id(batches))
+        batches._worker_pids_set = False
 
 
 def _end_workers(batches: Any) -> None:
