@@ -92,8 +92,9 @@ class PlannedLoader(Generic[B]):
         batches = iter(loader)
         if self.num_workers:
             _ask_instead_of_interrupting(batches)
-        # Also at the exit of a process in which something still holds this iterator (the frames of an error do).
-        end = Finalize(None, _end_workers, (batches,), exitpriority=0) if self.num_workers else None
+        # Also at the exit of a process in which something still holds this iterator (the frames of an error do), and
+        # there before its queues close (priority 10): workers that are not told to end are waited for, 5 s each.
+        end = Finalize(None, _end_workers, (batches,), exitpriority=20) if self.num_workers else None
         try:
             while True:
                 batch = self._next(batches)
