@@ -10,6 +10,8 @@ from transformers.models.aria.modeling_aria import AriaProjector
 from .compressor import SlotCompressor
 from .config import TimeExpertConfig
 
+TOWER_BYTES = 2**30  # of hidden states that are in memory at once; the frames of a long video would take tens of GB
+
 
 class FrameEncoder(nn.Module):
     """uint8 or float frames (N, 3, H, W) -> visual tokens (N, tokens_per_frame, D).
@@ -51,7 +53,16 @@ class FrameEncoder(nn.Module):
         if pixel_values.dtype == torch.uint8:
             pixel_values = pixel_values.float() / 127.5 - 1
         pixel_values = pixel_values.to(next(self.vision_tower.parameters()).dtype)
-        x = self.vision_tower(pixel_values, output_hidden_states=True).hidden_states[-1]
+        x = torch.cat([self._hidden(part) for part in pixel_values.split(self._frames_at_once(pixel_values))])
         if self.projector is not None:
             x = self.projector(x)
         return x if self.compressor is None else self.compressor(x)
+
+    def _hidden(self, pixel_values: Tensor) -> Tensor:
+        return self.vision_tower(pixel_values, output_hidden_states=True).hidden_states[-1]
+
+    def _frames_at_once(self, pixel_values: Tensor) -> int:
+        """How many frames the tower, which returns the states of all its layers, can take within TOWER_BYTES."""
+        config = self.vision_tower.config
+        states = pixel_values.shape[-2:].numel() // config.patch_size**2 * config.hidden_size * config.num_hidden_layers
+        return max(1, TOWER_BYTES // (states * pixel_values.element_size()))
