@@ -36,7 +36,7 @@ from transformers import AriaTextConfig
 from transformers.models.aria.modeling_aria import AriaTextMoELayer
 
 from timeexpert.moe import MoEConfig, MoELayer
-from timeexpert.moe.fused_experts import add_rows, gather_rows, zeros_to_sum
+from timeexpert.moe.fused_experts import arrange, product_type, row_multiple, zeros_to_sum
 from timeexpert.stages.memory import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -191,20 +191,23 @@ def gate_case(layer: nn.Module, x: Tensor, backward: bool) -> Callable[[], Any]:
 
 
 def dispatch_case(layer: nn.Module, x: Tensor, d_y: Tensor, backward: bool) -> Callable[[], Any]:
-    """What moves rows in the fused experts, without their products: gathered and added up expert by expert."""
+    """What arranges and moves rows in the fused experts, without their products: gathered and added up by group."""
     with torch.no_grad():
         routing = layer.gate(x, torch.zeros(len(x), dtype=torch.int64, device=x.device))
-    tokens = routing.token_P.split(routing.tokens_per_expert_E.tolist())
-    buffer = x.new_empty(max(map(len, tokens)), x.shape[1])
+    multiple = row_multiple(x.device, product_type(x))
     passes = [(x,), (d_y, x)] if backward else [(x,)]  # what is gathered in each pass; one sum is made in each
 
     def run() -> None:
+        counts = routing.tokens_per_expert_E.tolist()
+        token_R, _, _, groups = arrange(routing.token_P, routing.weight_P, counts, multiple)
+        buffer = x.new_empty(max(map(len, groups)), x.shape[1])
         for sources in passes:
             total = zeros_to_sum(x)
-            for token in tokens:
+            for group in groups:
+                token, rows = token_R[group.rows], buffer[: len(group)]
                 for source in sources:
-                    rows = gather_rows(source, token, buffer[: len(token)])
-                add_rows(total, token, rows)
+                    torch.index_select(source, 0, token, out=rows)
+                total.index_add_(0, token, rows.to(total.dtype))
             total.to(x.dtype)
 
     return run
