@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.markup import escape
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from timeexpert.checkpoint import (
@@ -122,6 +123,7 @@ class StageRun:
             if self.step == 0 and self.stage.calibrate_gates:
                 self._calibrate()
             self.clock.take()  # from the first step of this start
+            first = self.step + 1
             while self.step < self.stage.steps:
                 began = time.monotonic()
                 self.model.train()
@@ -156,6 +158,8 @@ class StageRun:
                 progress.update(self.step, figures["loss"], figures["tokens_per_s"])
                 stop = self.engine.any(self.stop or self.saver.failed)
                 due = self.step % self.train.checkpoint_every == 0 and self.step < self.stage.steps
+                if self.step == first and self.train.checkpoint_every < self.stage.steps:  # optimizers have states now
+                    self.saver.prepare(self._to_save())
                 if (stop or due) and not self.nonfinite:  # else the weights may be what is wrong
                     self.save()
                 if stop:
@@ -268,14 +272,18 @@ class StageRun:
             self.statistics.forget(edit.layer, edit.expert)
             self.run.record({"kind": "expert_edit", **self._place, **asdict(edit)})
 
-    def save(self) -> None:
-        """Begin to write a checkpoint of this very step; old ones are removed when it is there."""
+    def _to_save(self) -> dict[str, dict[str, Tensor]]:
+        """A checkpoint's tensors by file: those of training itself, not copies."""
         tensors = {**optimizer_tensors(self.model, self.optimizers), **self.statistics.state_tensors()}
         if self.adaptive is not None:
             tensors |= self.adaptive.state_tensors()
         tensors["rng.torch"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["rng.cuda"] = torch.cuda.get_rng_state()
+        return {MODEL: self.model.state_dict(), TRAINER: tensors}
+
+    def save(self) -> None:
+        """Begin to write a checkpoint of this very step; old ones are removed when it is there."""
         state = {
             **self._place,
             "ranks": self.engine.world_size,
@@ -289,8 +297,8 @@ class StageRun:
             self.run.prune(self.stage.name, self.train.keep_checkpoints)
 
         folder = self.run.checkpoints / f"{self.stage.name}-{self.step:07d}"
-        files, now = {MODEL: self.model.state_dict(), TRAINER: tensors}, self.before + self.step
-        self.saver.save(folder, files, state, lambda root: self.describe_model(root, now), prune)
+        now = self.before + self.step
+        self.saver.save(folder, self._to_save(), state, lambda root: self.describe_model(root, now), prune)
         self.lap()
 
     def _finish_saving(self) -> None:

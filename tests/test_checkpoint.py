@@ -185,7 +185,9 @@ def test_what_is_saved_is_what_was_there_when_saving_began(tmp_path: Path) -> No
     def slow(root: Path) -> None:
         assert written.wait(30)
 
-    saver, weight = Saver(OneProcess()), torch.ones(3)
+    saver, weight = Saver(OneProcess()), torch.zeros(3)
+    saver.prepare({"model": {"w": weight}})
+    weight.add_(1)
     saver.save(tmp_path / "a-0000001", {"model": {"w": weight}}, {}, slow, lambda: None)
     weight.add_(1)  # training goes on
     assert not (tmp_path / "a-0000001").exists() and not saver.done()

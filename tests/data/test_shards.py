@@ -1,5 +1,7 @@
 """Shards: any WebDataset reader can stream them; ours reads them at random and notices every changed byte."""
 
+import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -8,12 +10,16 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import webdataset
 
 from tests.data.media import question, read_rows, write_lines, write_video
 from timeexpert.data.build import build
+from timeexpert.data.index_table import IndexTable
+from timeexpert.data.shard_index import read_index, read_manifest
 from timeexpert.data.shards import ShardDataset, ShardError, rebuild_index
+from timeexpert.data.validate import validate
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +94,8 @@ def test_a_copy_in_another_process_opens_its_own_files(built):
 
 
 def test_open_files_are_bounded_and_closed(built):
-    before = len(os.listdir("/proc/self/fd"))
     dataset = ShardDataset(built, max_open_files=2)
+    before = len(os.listdir("/proc/self/fd"))  # with the mapped index
     for i in [*range(6), *range(6)]:
         dataset.media(i)
         assert len(os.listdir("/proc/self/fd")) <= before + 2
@@ -156,6 +162,7 @@ def test_a_shard_that_shrinks_or_goes_away_while_it_is_read_is_an_error(out):
     ],
 )
 def test_an_index_that_does_not_match_is_refused(out, harm, words):
+    (out / "index.npy").unlink()  # else index.jsonl is not read
     harm(out)
     with pytest.raises(ShardError, match=words):
         ShardDataset(out)
@@ -167,18 +174,62 @@ def edit(out: Path, old: str, new: str) -> None:
     (out / "dataset.json").write_text(text.replace(old, new))
 
 
+def put(out: Path, name: str, data: bytes) -> None:
+    """Replace a file of the index together with its checksum."""
+    was = hashlib.sha256((out / name).read_bytes()).hexdigest()
+    (out / name).write_bytes(data)
+    edit(out, was, hashlib.sha256(data).hexdigest())
+
+
 @pytest.mark.parametrize("offset", [-1, 10**9])
 def test_an_index_line_that_points_outside_its_shard_is_refused(out, offset):
-    import hashlib
-
+    (out / "index.npy").unlink()
     rows = read_rows(out / "index.jsonl")
     rows[1]["media"]["offset"] = offset
-    lines = "".join(json.dumps(r) + "\n" for r in rows).encode()
-    was = hashlib.sha256((out / "index.jsonl").read_bytes()).hexdigest()
-    (out / "index.jsonl").write_bytes(lines)
-    edit(out, was, hashlib.sha256(lines).hexdigest())
+    put(out, "index.jsonl", "".join(json.dumps(r) + "\n" for r in rows).encode())
     with pytest.raises(ShardError, match=r"index\.jsonl:2: points outside shard-000000\.tar"):
         ShardDataset(out)
+
+
+# --- the mapped index ------------------------------------------------------------------------------------------
+
+
+def test_the_table_says_what_the_lines_say(built):
+    dataset = ShardDataset(built)
+    assert list(dataset.entries) == read_index(built, read_manifest(built))
+    assert isinstance(dataset.entries.rows, np.memmap) and len(dataset.entries[1:]) == 4
+    assert dataset.entries.with_tasks(["moment_retrieval"]).tolist() == [0, 1, 2, 3, 4]
+    assert dataset.entries.with_tasks(["general"]).tolist() == []
+
+
+def test_a_table_that_is_missing_or_changed_is_not_read(built, out):
+    want = ids(ShardDataset(built))
+    change(out / "index.npy", 300, lambda byte: bytes([byte[0] ^ 1]))
+    assert ids(ShardDataset(out)) == want and not isinstance(ShardDataset(out).entries.rows, np.memmap)
+    assert [note for note in validate(out).notes if "index.npy" in note] and not validate(out).problems
+    (out / "index.npy").unlink()
+    assert ids(ShardDataset(out)) == want
+    rebuild_index(out)
+    assert (out / "index.npy").read_bytes() == (built / "index.npy").read_bytes()
+
+
+def test_a_table_that_points_outside_of_a_shard_reads_nothing(out):
+    rows = np.load(out / "index.npy")
+    rows["media"]["size"][1] = 10**12
+    put(out, "index.npy", IndexTable(rows, []).to_bytes())
+    with pytest.raises(ShardError, match=r"shard-000000\.tar: v1-\w+\.mp4 would lie outside of it"):
+        ShardDataset(out).media(2)
+
+
+def test_a_table_of_python_objects_is_not_unpickled(built, out, tmp_path):
+    class Harm:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "harm"),))
+
+    data = io.BytesIO()
+    np.save(data, np.array([Harm()], dtype=object), allow_pickle=True)
+    put(out, "index.npy", data.getvalue())
+    assert ids(ShardDataset(out)) == ids(ShardDataset(built)) and not (tmp_path / "harm").exists()
 
 
 def test_a_shard_that_is_a_link_is_not_followed(out, tmp_path):

@@ -51,18 +51,32 @@ class Staging:
         ``main`` those that every rank has whole. The copies are overwritten by the next call."""
         out = {}
         for name, tensor in tensors.items():
-            if is_copy(tensor) if isinstance(tensor, DTensor) else not main:
-                continue
-            local, where = block(tensor)
-            if local.numel() or not isinstance(tensor, DTensor):
-                out[name] = Block(self._copy(name, local), tuple(tensor.shape), tuple(part.start for part in where))
+            if (own := _own_block(tensor, main)) is not None:
+                local, where = own
+                copied = self._room(name, local).copy_(local.detach())
+                out[name] = Block(copied, tuple(tensor.shape), tuple(part.start for part in where))
         return out
 
-    def _copy(self, name: str, values: Tensor) -> Tensor:
+    def reserve(self, tensors: Mapping[str, Tensor], *, main: bool) -> None:
+        """Touch the memory that :meth:`blocks` of such tensors will fill: the first use of a page takes longer than a
+        copy into it."""
+        for name, tensor in tensors.items():
+            if (own := _own_block(tensor, main)) is not None:
+                self._room(name, own[0]).zero_()
+
+    def _room(self, name: str, values: Tensor) -> Tensor:
         kept = self._buffers.get(name)
         if kept is None or kept.shape != values.shape or kept.dtype != values.dtype:
             kept = self._buffers[name] = torch.empty(values.shape, dtype=values.dtype)
-        return kept.copy_(values.detach())
+        return kept
+
+
+def _own_block(tensor: Tensor, main: bool) -> tuple[Tensor, Where] | None:
+    """What a rank writes of a tensor, and where it lies in the whole; ``None``: nothing."""
+    if is_copy(tensor) if isinstance(tensor, DTensor) else not main:
+        return None
+    local, where = block(tensor)
+    return (local, where) if local.numel() or not isinstance(tensor, DTensor) else None
 
 
 def file_name(stem: str, rank: int, ranks: int) -> str:

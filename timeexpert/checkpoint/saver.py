@@ -49,6 +49,11 @@ class Saver:
         """Whether a save in the background has failed on this rank: :meth:`wait` raises why."""
         return self._problem is not None
 
+    def prepare(self, files: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Make room for copies of such ``files`` while training goes on: the first save is then as quick as others."""
+        if self.background:
+            self._begin(lambda: [self._stage(stem).reserve(t, main=self.engine.is_main) for stem, t in files.items()])
+
     def save(
         self,
         folder: Path,
@@ -63,10 +68,7 @@ class Saver:
         """
         began = time.monotonic()
         self.wait()
-        blocks = {
-            stem: self._staging.setdefault(stem, Staging()).blocks(tensors, main=self.engine.is_main)
-            for stem, tensors in files.items()
-        }
+        blocks = {stem: self._stage(stem).blocks(tensors, main=self.engine.is_main) for stem, tensors in files.items()}
 
         def write(root: Path) -> list[Path]:
             paths = []
@@ -92,12 +94,18 @@ class Saver:
                 self._done.append(Saved(folder, copied_s if self.background else taken, taken, size))
 
         if self.background:
-            # no daemon: a process that ends by an error still writes what it has begun
-            self._thread = threading.Thread(target=work, name="checkpoint")
-            self._thread.start()
+            self._begin(work)
         else:
             work()
             self.wait()
+
+    def _stage(self, stem: str) -> Staging:
+        return self._staging.setdefault(stem, Staging())
+
+    def _begin(self, work: Callable[[], Any]) -> None:
+        # no daemon: a process that ends by an error still writes what it has begun
+        self._thread = threading.Thread(target=work, name="checkpoint")
+        self._thread.start()
 
     def wait(self) -> None:
         """Until what was begun is written. If it failed, rank 0 raises :class:`CheckpointError`; others just end."""

@@ -159,8 +159,8 @@ class VideoQuestions:
 
     def __init__(self, dataset: ShardDataset, tasks: Sequence[str]) -> None:
         self.dataset, self.tasks = dataset, frozenset(tasks)
-        self.videos = [i for i, entry in enumerate(dataset.entries) if self.tasks & set(entry.tasks)]
-        if not self.videos:
+        self.videos = dataset.entries.with_tasks(self.tasks)
+        if not len(self.videos):
             raise UserError(f"{dataset.path}: no video has a question of the tasks {', '.join(sorted(self.tasks))}.")
 
     def __len__(self) -> int:
@@ -168,7 +168,7 @@ class VideoQuestions:
 
     def pick(self, index: int, count: int, rng: np.random.Generator) -> list[Sample]:
         """At most ``count`` questions of the ``index``-th video, in random order."""
-        samples = [s for s in self.dataset.video(self.videos[index]).samples if s.task in self.tasks]
+        samples = [s for s in self.dataset.video(int(self.videos[index])).samples if s.task in self.tasks]
         return [samples[i] for i in rng.permutation(len(samples))[:count]]
 
 
@@ -213,7 +213,7 @@ class BatchLoader:
         rng, reading, source = self._rng(ref), self.reading, self.sources[ref.dataset]
         count = reading.count(ref, rng)
         samples = source.pick(ref.index, reading.questions_per_video, rng)
-        video = source.videos[ref.index]
+        video = int(source.videos[ref.index])
         mode = "random" if reading.sampling == "random" else "uniform"
         try:
             frames, times_s, _ = self.reader.read(

@@ -19,7 +19,8 @@ from typing import Any
 
 from timeexpert.errors import UserError
 
-from .records import Sample, SampleError, parse_json
+from .index_table import TABLE, Entry, IndexTable, Member
+from .records import TASKS, Sample, SampleError, parse_json
 
 VERSION = 1
 INDEX, MANIFEST, UNFINISHED = "index.jsonl", "dataset.json", ".build"
@@ -33,33 +34,6 @@ INDEX_AGAIN = "If the shards are sound, make the index again: timeexpert data va
 
 class ShardError(UserError):
     """A shard folder that cannot be trusted: missing, truncated, changed or damaged. Says which command mends it."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """A file in a tar: its name, and where its bytes lie."""
-
-    name: str
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A line of ``index.jsonl``: one video. ``tasks`` counts its questions by task."""
-
-    shard: str
-    key: str
-    media: Member
-    meta: Member
-    sha256: str
-    meta_sha256: str
-    tasks: dict[str, int]
-
-    @property
-    def questions(self) -> int:
-        """Number of questions about this video."""
-        return sum(self.tasks.values())
 
 
 @dataclass(frozen=True)
@@ -145,8 +119,11 @@ def read_index(path: Path, manifest: dict[str, Any]) -> list[Entry]:
             raise ShardError(
                 f"{file}:{number}: not an index line: {error!r}. {INDEX_AGAIN.format(path=path)}"
             ) from None
-        if not inside or min(entry.tasks.values(), default=0) < 1:
-            raise ShardError(f"{file}:{number}: points outside {entry.shard}. {INDEX_AGAIN.format(path=path)}")
+        if not inside or min(entry.tasks.values(), default=0) < 1 or not entry.tasks.keys() <= set(TASKS):
+            raise ShardError(
+                f"{file}:{number}: points outside {entry.shard}, or counts tasks that do not exist. "
+                f"{INDEX_AGAIN.format(path=path)}"
+            )
         entries.append(entry)
     return entries
 
@@ -166,13 +143,17 @@ def parse_entry(row: dict[str, Any]) -> Entry:
 
 
 def write_index(path: Path, entries: Sequence[Entry], build: dict[str, Any]) -> dict[str, Any]:
-    """Write ``index.jsonl``, then ``dataset.json`` (which says that the folder is finished). Returns the latter."""
+    """Write ``index.jsonl`` and ``index.npy``, then ``dataset.json`` (which says that the folder is finished).
+
+    Returns the latter.
+    """
     lines = "".join(json.dumps(index_line(e)) + "\n" for e in entries).encode()
     tasks = sum((Counter(e.tasks) for e in entries), Counter())
     videos, questions = Counter(e.shard for e in entries), Counter[str]()
     for entry in entries:
         questions[entry.shard] += entry.questions
     shards = sorted(p for p in path.iterdir() if SHARD_NAME.fullmatch(p.name))
+    table = IndexTable.of(entries, [p.name for p in shards]).to_bytes()
     manifest = {
         "version": VERSION,
         "videos": len(entries),
@@ -184,9 +165,11 @@ def write_index(path: Path, entries: Sequence[Entry], build: dict[str, Any]) -> 
             for p in shards
         ],
         "index_sha256": hashlib.sha256(lines).hexdigest(),
+        "table_sha256": hashlib.sha256(table).hexdigest(),
         "build": build,
     }
     write_atomically(path / INDEX, lines)
+    write_atomically(path / TABLE, table)
     write_atomically(path / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
     return manifest
 

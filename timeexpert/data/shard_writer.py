@@ -11,11 +11,11 @@ from typing import Any
 
 import webdataset
 
+from .index_table import Entry
 from .records import SampleError, parse_json
 from .shard_index import (
     SHARD_NAME,
     UNFINISHED,
-    Entry,
     ShardError,
     index_line,
     index_shard,

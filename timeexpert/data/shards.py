@@ -1,8 +1,9 @@
 """Shards: videos and their questions in tar files, read at random through an index of offsets.
 
 A data set folder holds ``shard-000000.tar, ...`` (WebDataset: any reader of that format can stream them),
-``index.jsonl`` (one line per video: where its two members lie) and ``dataset.json`` (counts, sizes, the checksum of
-the index). Per video there is ``<key>.mp4`` (the original bytes and extension) and ``<key>.json``::
+``index.jsonl`` (one line per video: where its two members lie; ``index.npy`` is the same for machines) and
+``dataset.json`` (counts, sizes, the checksums of both). Per video there is ``<key>.mp4`` (the original bytes and
+extension) and ``<key>.json``::
 
     {"video": path, "sha256": of the media bytes, "duration_s", "info": {...}, "samples": [Sample.to_json(), ...]}
 
@@ -14,19 +15,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from bisect import bisect_right
 from collections import OrderedDict
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from .index_table import IndexTable, Member, open_table
 from .records import Sample
 from .shard_index import (
     BUILD_AGAIN,
     INDEX,
     INDEX_AGAIN,
     IndexReport,
-    Member,
     ShardError,
     VideoRecord,
     read_index,
@@ -49,8 +50,10 @@ class ShardDataset:
         self.path = Path(path)
         self.max_open_files, self.max_records = max_open_files, max_records
         self.manifest = read_manifest(self.path)
-        self.entries = read_index(self.path, self.manifest)
-        self._first_question = list(accumulate((e.questions for e in self.entries), initial=0))
+        self._sizes = {shard["name"]: shard["size"] for shard in self.manifest["shards"]}
+        table = open_table(self.path, self.manifest)
+        self.entries = IndexTable.of(read_index(self.path, self.manifest), self._sizes) if table is None else table
+        self._first_question = np.concatenate([[0], self.entries.questions.cumsum()])
         self._forget()
 
     def _forget(self) -> None:
@@ -60,12 +63,12 @@ class ShardDataset:
 
     def __len__(self) -> int:
         """Number of questions."""
-        return self._first_question[-1]
+        return int(self._first_question[-1])
 
     def sample(self, i: int) -> Sample:
         """Question ``i``."""
         video = self._video_of(i)
-        return self._record(video).samples[i - self._first_question[video]]
+        return self._record(video).samples[i - int(self._first_question[video])]
 
     def record(self, i: int) -> VideoRecord:
         """The video of question ``i``, with all of its questions."""
@@ -112,7 +115,7 @@ class ShardDataset:
     def _video_of(self, i: int) -> int:
         if not 0 <= i < len(self):
             raise IndexError(f"{self.path}: question {i} is outside 0..{len(self) - 1}")
-        return bisect_right(self._first_question, i) - 1
+        return int(self._first_question.searchsorted(i, side="right")) - 1
 
     def _record(self, video: int) -> VideoRecord:
         if video not in self._records:
@@ -140,6 +143,8 @@ class ShardDataset:
                 raise ShardError(f"{self.path / shard}: {error.strerror}. {self._say(BUILD_AGAIN)}") from None
         self._files.move_to_end(shard)
         chunks, offset, end = [], member.offset, member.offset + member.size
+        if end > self._sizes[shard]:
+            raise ShardError(f"{self.path / shard}: {member.name} would lie outside of it. {self._say(INDEX_AGAIN)}")
         while offset < end:  # one pread returns at most 2 GiB
             chunk = os.pread(self._files[shard], end - offset, offset)
             if not chunk:

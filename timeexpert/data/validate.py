@@ -11,10 +11,11 @@ from pathlib import Path
 
 from timeexpert.errors import UserError
 
+from .index_table import TABLE, Entry, open_table
 from .media import Probe, probe
 from .pool import Failed, WorkerPool
 from .records import Sample, SampleError, read_samples
-from .shard_index import SHARD_NAME, Entry, ShardError, index_shard, read_index, read_manifest
+from .shard_index import INDEX, SHARD_NAME, ShardError, index_shard, read_index, read_manifest
 from .shards import ShardDataset
 
 Progress = Callable[[int, int, str], None]
@@ -107,7 +108,10 @@ def _validate_shards(path: Path, decode: bool, workers: int, timeout_s: float, p
     result = Validation(str(path), "shards")
     indexed: list[Entry] | None = None
     try:
-        indexed = read_index(path, read_manifest(path))
+        manifest = read_manifest(path)
+        indexed = read_index(path, manifest)
+        if open_table(path, manifest) is None:
+            result.notes.append(f"{path / TABLE}: missing or not that of {INDEX}, which is read instead, slower.")
     except ShardError as error:
         result.problems.append(str(error))
     shards = sorted(p for p in path.iterdir() if SHARD_NAME.fullmatch(p.name))
