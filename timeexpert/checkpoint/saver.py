@@ -51,8 +51,13 @@ class Saver:
 
     def prepare(self, files: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Make room for copies of such ``files`` while training goes on: the first save is then as quick as others."""
+
+        def work() -> None:
+            for stem, tensors in files.items():
+                self._stage(stem).reserve(tensors, main=self.engine.is_main)
+
         if self.background:
-            self._begin(lambda: [self._stage(stem).reserve(t, main=self.engine.is_main) for stem, t in files.items()])
+            self._begin(work)
 
     def save(
         self,

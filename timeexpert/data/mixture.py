@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
@@ -68,11 +68,10 @@ class Mixture:
     def next(self) -> SampleRef:
         """Draw the next sample."""
         serial = sum(self.consumed)
-        behind = [
-            share * (serial + 1) - consumed if share > 0 else -np.inf
-            for share, consumed in zip(self._shares, self.consumed, strict=True)
-        ]
-        dataset = max(range(len(behind)), key=behind.__getitem__)
+        dataset, furthest = 0, -inf
+        for i, (share, consumed) in enumerate(zip(self._shares, self.consumed, strict=True)):
+            if share > 0 and (behind := share * (serial + 1) - consumed) > furthest:
+                dataset, furthest = i, behind
         epoch, position = divmod(self.consumed[dataset], self.sizes[dataset])
         self.consumed[dataset] += 1
         return SampleRef(dataset, int(self._order(dataset, epoch)[position]), epoch, serial)

@@ -17,11 +17,11 @@ import hashlib
 import os
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from .index_table import IndexTable, Member, open_table
+from .index_table import IndexTable, open_table
 from .records import Sample
 from .shard_index import (
     BUILD_AGAIN,
@@ -52,14 +52,16 @@ class ShardDataset:
         self.manifest = read_manifest(self.path)
         self._sizes = {shard["name"]: shard["size"] for shard in self.manifest["shards"]}
         table = open_table(self.path, self.manifest)
-        self.entries = IndexTable.of(read_index(self.path, self.manifest), self._sizes) if table is None else table
+        self.entries = (
+            IndexTable.of(read_index(self.path, self.manifest), list(self._sizes)) if table is None else table
+        )
         self._first_question = np.concatenate([[0], self.entries.questions.cumsum()])
         self._forget()
 
     def _forget(self) -> None:
         self._files: OrderedDict[str, int] = OrderedDict()
         self._records: OrderedDict[int, VideoRecord] = OrderedDict()
-        self._verified: set[int] = set()
+        self._verified = np.zeros(len(self.entries), bool)
 
     def __len__(self) -> int:
         """Number of questions."""
@@ -84,12 +86,25 @@ class ShardDataset:
 
     def video_media(self, video: int) -> tuple[bytes, str]:
         """The media bytes and the name of video ``video``; checked when first read in this process."""
-        entry = self.entries[video]
-        data = self._read(entry.shard, entry.media)
-        if video not in self._verified:
-            self._check(data, entry.sha256, entry.shard, entry.media)
-            self._verified.add(video)
-        return data, self._record(video).video
+        return self.stored(video, "media"), self._record(video).video
+
+    def stored(self, video: int, member: Literal["media", "json"]) -> bytes:
+        """A member of video ``video`` as it is stored, checked against its sum; media when first read in this process.
+
+        Raises :class:`ShardError`.
+        """
+        place, key, extension, media, description, sha256, json_sha256, _ = self.entries.rows[video].item()
+        shard, is_media = self.entries.shards[place], member == "media"
+        name = f"{key.decode()}.{extension.decode() if is_media else 'json'}"
+        data = self._read(shard, name, *(media if is_media else description))
+        if not (is_media and self._verified[video]):
+            if hashlib.sha256(data).digest() != (sha256 if is_media else json_sha256):
+                raise ShardError(
+                    f"{self.path / shard}: the bytes of {name} have changed (their sha256 is not the one in {INDEX}). "
+                    f"Delete {shard}, then: {self._say(BUILD_AGAIN)}"
+                )
+            self._verified[video] |= is_media
+        return data
 
     def video(self, video: int) -> VideoRecord:
         """Video ``video`` (a place in ``entries``), with all of its questions."""
@@ -119,9 +134,7 @@ class ShardDataset:
 
     def _record(self, video: int) -> VideoRecord:
         if video not in self._records:
-            entry = self.entries[video]
-            data = self._read(entry.shard, entry.meta)
-            self._check(data, entry.meta_sha256, entry.shard, entry.meta)
+            data, entry = self.stored(video, "json"), self.entries[video]
             record = VideoRecord.parse(data, f"{self.path / entry.shard}: {entry.meta.name}")
             if record.sha256 != entry.sha256 or len(record.samples) != entry.questions:
                 raise ShardError(
@@ -133,7 +146,10 @@ class ShardDataset:
         self._records.move_to_end(video)
         return self._records[video]
 
-    def _read(self, shard: str, member: Member) -> bytes:
+    def _read(self, shard: str, name: str, offset: int, size: int) -> bytes:
+        end = offset + size
+        if end > self._sizes[shard]:
+            raise ShardError(f"{self.path / shard}: {name} would lie outside of it. {self._say(INDEX_AGAIN)}")
         if shard not in self._files:
             if len(self._files) >= self.max_open_files:
                 os.close(self._files.popitem(last=False)[1])
@@ -142,23 +158,14 @@ class ShardDataset:
             except OSError as error:
                 raise ShardError(f"{self.path / shard}: {error.strerror}. {self._say(BUILD_AGAIN)}") from None
         self._files.move_to_end(shard)
-        chunks, offset, end = [], member.offset, member.offset + member.size
-        if end > self._sizes[shard]:
-            raise ShardError(f"{self.path / shard}: {member.name} would lie outside of it. {self._say(INDEX_AGAIN)}")
+        chunks = []
         while offset < end:  # one pread returns at most 2 GiB
             chunk = os.pread(self._files[shard], end - offset, offset)
             if not chunk:
-                raise ShardError(f"{self.path / shard}: ends inside {member.name}. {self._say(BUILD_AGAIN)}")
+                raise ShardError(f"{self.path / shard}: ends inside {name}. {self._say(BUILD_AGAIN)}")
             chunks.append(chunk)
             offset += len(chunk)
-        return b"".join(chunks)
-
-    def _check(self, data: bytes, sha256: str, shard: str, member: Member) -> None:
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise ShardError(
-                f"{self.path / shard}: the bytes of {member.name} have changed (their sha256 is not the one in "
-                f"{INDEX}). Delete {shard}, then: {self._say(BUILD_AGAIN)}"
-            )
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def _say(self, way_out: str) -> str:
         return way_out.format(path=self.path)
