@@ -16,15 +16,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from machine import commit
 from torch import Tensor
 from transformers import AriaTextConfig
 from transformers.models.aria.modeling_aria import AriaExperts
@@ -272,7 +271,7 @@ def main() -> int:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "triton": __import__("triton").__version__,
-        "commit": commit(),
+        "commit": commit("moe", "kernels", "scripts/bench_kernels.py"),
         **{name: getattr(args, name) for name in ("tokens", "dim", "width", "experts", "k", "repeats")},
     }
     if args.json:
@@ -281,15 +280,6 @@ def main() -> int:
         print(", ".join(f"{key} {value}" for key, value in about.items()))
         print_table(rows)
     return 0
-
-
-def commit() -> str:
-    """The checkout's commit, or unknown."""
-    root = Path(__file__).resolve().parent
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from typing import Any
 
 import torch
 import transformers
+from machine import ROOT, commit, cpu_name
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -39,7 +39,6 @@ from timeexpert.moe import MoEConfig, MoELayer
 from timeexpert.moe.fused_experts import arrange, product_type, row_multiple, zeros_to_sum
 from timeexpert.stages.memory import keep_freed_memory
 
-ROOT = Path(__file__).resolve().parent.parent
 SIZES = ("512,256,128,16,4", "2048,512,256,64,6", "4096,1024,416,64,6", "4096,128,64,6,2")
 DTYPES = ("float32", "bfloat16")
 SHARED = 2  # ARIA's number of shared experts
@@ -312,26 +311,8 @@ def about(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         "cores": os.cpu_count(), "threads": torch.get_num_threads(), "load": [round(n, 1) for n in os.getloadavg()],
         "torch": torch.__version__, "transformers": transformers.__version__, "python": platform.python_version(),
-        "commit": commit(), "clock": args.clock, "max_repeats": args.repeats,
+        "commit": commit("moe", "kernels", "scripts/bench_moe.py"), "clock": args.clock, "max_repeats": args.repeats,
     }  # fmt: skip
-
-
-def cpu_name() -> str:
-    """As Linux calls it, where it does."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def commit() -> str:
-    """The checkout's commit, with + where moe/ or kernels/ were changed since; or unknown."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-
-    changed = git("status", "--porcelain", "--", "moe", "kernels", "scripts/bench_moe.py")
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,7 @@ class MixtureError(UserError):
     """Weights, sizes or a saved state that cannot be used."""
 
 
-@dataclass(frozen=True, slots=True)
-class SampleRef:
+class SampleRef(NamedTuple):
     """One draw: sample ``index`` of data set ``dataset`` in its pass ``epoch``.
 
     ``serial`` counts all draws from 0 and is unique in a run: seed random choices for this draw with it, and they
@@ -180,7 +179,7 @@ class BatchPlanner:
             longest = max(longest, tokens)
         self.batches += 1
         self._state = self._snapshot()
-        return PlannedBatch(refs, self.state_dict())
+        return PlannedBatch(refs, self._snapshot())
 
     def _draw(self) -> tuple[list[int], SampleRef, int]:
         """The next sample that is short enough: the counts before it was drawn, the draw, its length."""

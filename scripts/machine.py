@@ -1,0 +1,27 @@
+"""What a row of benchmarks/ says of the machine and of the code."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def cpu_name() -> str:
+    """As Linux calls it, where it does."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def commit(*paths: str) -> str:
+    """The checkout's commit, with + where ``paths`` were changed since; or unknown."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", *paths)
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
