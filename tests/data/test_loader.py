@@ -87,6 +87,44 @@ def test_ranks_share_the_plan_and_a_state_is_good_for_another_world_size():
     assert plain(islice(alone, 4)) == whole[4:]
 
 
+def read_by(world, workers, rounds, state=None):
+    """(data set, index, epoch) of all draws of ``rounds`` rounds, by all ranks, and the state after them."""
+    draws, after = [], []
+    for rank in range(world):
+        loader = PlannedLoader(planner(), load, workers, rank=rank, world_size=world)
+        if state is not None:
+            loader.load_state_dict(state)
+        steps = list(islice(loader, rounds))
+        draws += [ref[:3] for batch, _ in steps for ref in batch["refs"]]
+        after.append(steps[-1][1])
+    assert all(other == after[0] for other in after)
+    return draws, after[0]
+
+
+def of_epoch(draws, epoch):
+    return sorted((dataset, index) for dataset, index, e in draws if e == epoch)
+
+
+EVERY = [(dataset, index) for dataset, lengths in enumerate(LENGTHS) for index in range(len(lengths))]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 4])
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_an_epoch_holds_each_sample_once_for_any_ranks_and_workers(world, workers):
+    draws, _ = read_by(world, workers, 12 // world + 1)
+    assert of_epoch(draws, 0) == EVERY
+    assert of_epoch(draws, 1) == EVERY
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 4), (2, 3), (2, 1), (1, 2)])
+def test_a_run_that_goes_on_with_other_ranks_neither_repeats_nor_skips(before, after):
+    first, state = read_by(before, 0, 1)
+    rest, _ = read_by(after, 1, 12 // after + 1, json.loads(json.dumps(state)))
+    assert of_epoch(first + rest, 0) == EVERY
+    assert of_epoch(first + rest, 1) == EVERY
+    assert 0 < len(of_epoch(first, 0)) < len(EVERY)  # the change is in the middle of an epoch
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_user_error_in_a_worker_is_raised_here_with_its_message_alone(workers):
     with pytest.raises(LoaderError, match=r"^clip\.mp4: the file is damaged$"):

@@ -30,7 +30,7 @@ class SampleRef(NamedTuple):
     """
 
     dataset: int
-    index: int
+    index: int  # type: ignore[assignment]  # tuple has a method of this name, which nobody calls
     epoch: int
     serial: int
 
