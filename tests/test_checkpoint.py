@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shutil
 import tempfile
 import threading
@@ -143,6 +144,16 @@ def saved(folder: Path, tensors: dict[str, Tensor], state: dict[str, object]) ->
     saver.save(folder, {"trainer": tensors}, state, lambda root: None, lambda: None)
     saver.wait()
     return folder
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o007, 0o660), (0o077, 0o600)])
+def test_whoever_may_read_the_folder_may_read_its_files(tmp_path: Path, mask: int, mode: int) -> None:
+    was = os.umask(mask)
+    try:
+        folder = saved(tmp_path / "sft-0000001", {"w": torch.ones(3)}, {})
+    finally:
+        os.umask(was)
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {mode}
 
 
 def test_the_trainers_state_comes_back_to_the_bit(tmp_path: Path) -> None:

@@ -65,7 +65,9 @@ def filling(folder: Path) -> Path:
 def checked(root: Path, files: Iterable[Path]) -> dict[str, dict[str, Any]]:
     """Rows of the manifest for ``files`` below ``root``, which are on the disk when this returns."""
     rows = {}
+    mode = root.stat().st_mode & 0o666  # what the umask allows: safetensors makes files that only their owner can read
     for path in sorted(files):
+        path.chmod(mode)
         rows[str(path.relative_to(root))] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
         _sync(path)
     return rows
