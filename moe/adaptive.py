@@ -6,9 +6,10 @@ changes slots in place: shapes, optimizer and checkpoints stay as they are. docs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -43,10 +44,17 @@ class AdaptiveExperts:
 
     After each optimizer step :meth:`record` takes that step's counts; every ``update_every`` steps :meth:`edit`
     removes and adds. ``optimizers``: their moments follow the experts. ``seed``: of the noise on copied weights.
+    ``editing``: a context in which these weights may be read and edited, for engines that need one.
     """
 
-    def __init__(self, layers: list[MoELayer], optimizers: Sequence[torch.optim.Optimizer], seed: int) -> None:
-        self.layers, self.optimizers, self.seed = layers, optimizers, seed
+    def __init__(
+        self,
+        layers: list[MoELayer],
+        optimizers: Sequence[torch.optim.Optimizer],
+        seed: int,
+        editing: Callable[[list[Tensor]], AbstractContextManager[None]] = lambda _: nullcontext(),
+    ) -> None:
+        self.layers, self.optimizers, self.seed, self.editing = layers, optimizers, seed, editing
         self.config = layers[0].gate.config.adaptive
         self.steps = self.config.record_steps or self.config.update_every
         self.reset()
@@ -88,8 +96,9 @@ class AdaptiveExperts:
         used = float(counts.routed[:, slot].sum())
         gate.active_experts[slot] = False
         gate.activation_rates[:, slot] = 0
-        for moment in self._moments(layer):
+        for state, name, moment in self._moments(layer):
             write_row(moment, slot, 0.0)
+            state[name] = moment  # which may have been a copy
         reason = (
             f"computed {_percent(used / total)} of {total:.0f} tokens in {self.steps} steps, "
             f"less than tau_min ({_percent(self.config.tau_min)})"
@@ -108,9 +117,12 @@ class AdaptiveExperts:
         gate.weight[slot] = (direction_D * gate.weight[nearest].float().norm()).to(gate.weight.dtype)
         gate.active_experts[slot] = True
         gate.activation_rates[:, slot] = 0
-        self._copy_mlp(layer, slot, nearest, torch.Generator().manual_seed(_mix(self.seed, step, index, slot)))
-        for moment in self._moments(layer):
+        mlps = [layer.experts] if layer.shared_experts is None else [layer.experts, layer.shared_experts]
+        with self.editing([p for mlp in mlps for p in mlp.parameters()]):
+            self._copy_mlp(layer, slot, nearest, torch.Generator().manual_seed(_mix(self.seed, step, index, slot)))
+        for state, name, moment in self._moments(layer):
             write_row(moment, slot, read_row(moment, nearest))
+            state[name] = moment
         share = unassigned / answers
         reason = (
             f"{_percent(share)} of {answers:.0f} tokens of answers in {self.steps} steps were accepted by no expert, "
@@ -132,17 +144,19 @@ class AdaptiveExperts:
             noise = torch.randn(source.shape, generator=generator).to(source)
             write_row(stacked, slot, source + self.config.noise * source.float().std().to(source) * noise)
 
-    def _moments(self, layer: MoELayer) -> list[Tensor]:
-        """Optimizer state with a row per expert slot: of the gate's rows and thresholds, and of the experts."""
+    def _moments(self, layer: MoELayer) -> Iterator[tuple[MutableMapping[str, Any], str, Tensor]]:
+        """Optimizer state with a row per expert slot, of the gate's rows and thresholds and of the experts: the state
+        of a parameter, the name of a moment in it, the moment."""
         parameters = (layer.gate.weight, layer.gate.threshold, layer.experts.gate_up_proj, layer.experts.down_proj)
-        return [
-            value
-            for optimizer in self.optimizers
-            for parameter in parameters
-            if parameter is not None and parameter in optimizer.state
-            for value in optimizer.state[parameter].values()
-            if isinstance(value, Tensor) and value.shape == parameter.shape
-        ]
+        slots = layer.gate.active_experts.shape
+        for optimizer in self.optimizers:
+            for parameter in parameters:
+                if parameter is None or parameter not in optimizer.state:
+                    continue
+                state = optimizer.state[parameter]
+                for name, value in list(state.items()):
+                    if isinstance(value, Tensor) and value.shape[:1] == slots:
+                        yield state, name, value
 
 
 def removable(layer: MoELayer, counts: LayerStatistics) -> list[int]:

@@ -104,6 +104,10 @@ class Gate(nn.Module):
         """Share of the tokens that an expert accepts when a token has ``top_k`` experts on average."""
         return min(1.0, self.config.top_k / int(self.active_experts.sum()))
 
+    def decayed(self, share: float) -> Tensor:
+        """(E,) what is left of each slot's weights after a decay by ``share``: a slot without an expert keeps them."""
+        return torch.where(self.active_experts, 1 - share, 1.0)
+
     @torch.no_grad()
     def after_step(self) -> None:
         """To be called once per optimizer step: the warm-up goes on, a learned scale stays between 1 and 100."""

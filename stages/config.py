@@ -327,6 +327,11 @@ class RunConfig:
                 "that many tokens take an event of two times."
             )
         for stage in self.stages:
+            if self.parallel.engine == "deepspeed" and stage.optimizer == "muon":
+                raise ConfigError(
+                    f"stages.{stage.name}.optimizer ('muon') needs whole matrices, which parallel.engine 'deepspeed' "
+                    f"cuts. Set stages.{stage.name}.optimizer to 'adamw', or parallel.engine to 'torch'."
+                )
             for dataset in stage.mix:
                 if dataset not in self.data.train:
                     known = ", ".join(self.data.train) or "none"

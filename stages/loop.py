@@ -79,7 +79,7 @@ class StageRun:
         freeze(self.model, self.stage)
         self.engine.shard(self.model, self.model.sharding_units(), ("training_step", "calibrate_gates"))
         self.model.set_gradient_checkpointing(self.train.gradient_checkpointing)
-        self.optimizers = build_optimizers(self.model, self.stage)
+        self.optimizers = self.engine.optimizers(build_optimizers(self.model, self.stage))
         self.statistics = self.model.statistics()
         if self.engine.world_size > 1:
             self.statistics.sum_over_ranks = self.engine.sum_over_ranks
@@ -99,7 +99,7 @@ class StageRun:
         layers = self.model.moe_layers
         if not layers[0].gate.config.adaptive.enabled or not layers[0].gate.weight.requires_grad:
             return None
-        return AdaptiveExperts(layers, self.optimizers, self.train.seed + self.before)
+        return AdaptiveExperts(layers, self.optimizers, self.train.seed + self.before, self.engine.whole)
 
     def execute(self) -> None:
         """Run the stage from its last checkpoint, or from its start, to its end."""
@@ -158,8 +158,8 @@ class StageRun:
                 progress.update(self.step, figures["loss"], figures["tokens_per_s"])
                 stop = self.engine.any(self.stop or self.saver.failed)
                 due = self.step % self.train.checkpoint_every == 0 and self.step < self.stage.steps
-                if self.step == first and self.train.checkpoint_every < self.stage.steps:  # optimizers have states now
-                    self.saver.prepare(self._to_save())
+                if self.step == first and self.train.checkpoint_every < self.stage.steps and not self.engine.gathers:
+                    self.saver.prepare(self._to_save())  # optimizers have their states now
                 if (stop or due) and not self.nonfinite:  # else the weights may be what is wrong
                     self.save()
                 if stop:
@@ -179,11 +179,11 @@ class StageRun:
     def _forward_backward(self, step: Step) -> dict[str, float]:
         counts = step.label_counts
         figures: dict[str, float] = {"loss": 0.0}
-        for batch in (micro.to(self.device) for micro in step.micro):
+        for index, batch in enumerate(micro.to(self.device) for micro in step.micro):
             with self.clock.piece("forward"), autocast(self.train, self.device):
                 out = self.model.training_step(batch, counts)
             with self.clock.piece("backward"):
-                out.loss.backward()
+                self.engine.backward(out.loss, last=index + 1 == len(step.micro))
             types, roles = self.model.token_types(batch.input_ids), self.model.token_roles(batch)
             self.statistics.update(out.routings, types.reshape(-1), roles.reshape(-1))
             figures["loss"] += float(out.loss.detach())
@@ -273,14 +273,16 @@ class StageRun:
             self.run.record({"kind": "expert_edit", **self._place, **asdict(edit)})
 
     def _to_save(self) -> dict[str, dict[str, Tensor]]:
-        """A checkpoint's tensors by file: those of training itself, not copies."""
-        tensors = {**optimizer_tensors(self.model, self.optimizers), **self.statistics.state_tensors()}
+        """A checkpoint's tensors by file: those of training itself, not copies, unless the engine gathers them."""
+        keep = self.engine.is_main or not self.engine.gathers
+        moments = optimizer_tensors(self.model, self.optimizers, keep=keep)
+        tensors = {**moments, **self.statistics.state_tensors()}
         if self.adaptive is not None:
             tensors |= self.adaptive.state_tensors()
         tensors["rng.torch"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["rng.cuda"] = torch.cuda.get_rng_state()
-        return {MODEL: self.model.state_dict(), TRAINER: tensors}
+        return {MODEL: self.engine.weights(self.model), TRAINER: tensors}
 
     def save(self) -> None:
         """Begin to write a checkpoint of this very step; old ones are removed when it is there."""
@@ -319,7 +321,7 @@ class StageRun:
             self.run.forget_after(self.before, evals=False)
             self.run.forget_dropped(self.stage.name, 0)
             return
-        load_weights(self.model, folder)
+        load_weights(self.model, folder, self.engine.whole)
         stored, state = load_trainer(folder)
         self._check_data(folder, state["checksums"])
         load_optimizers(self.model, self.optimizers, stored)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, Replicate
 
-from timeexpert.moe import Gate, MoELayer
+from timeexpert.moe import MoELayer
 from timeexpert.moe.rows import scale_rows
 
 from .config import PARTS, StageConfig
@@ -52,7 +51,13 @@ def build_optimizers(model: nn.Module, stage: StageConfig) -> list[torch.optim.O
         {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0, "peak": stage.lr},
         # a gate reads the direction of its rows, not their length: nothing to decay
         {"params": gates, "weight_decay": 0.0, "peak": stage.gate_lr or stage.lr},
-        {"params": experts, "weight_decay": 0.0, "active_decay": stage.weight_decay, "peak": stage.lr},
+        {
+            "params": experts,
+            "weight_decay": 0.0,
+            "active_decay": stage.weight_decay,
+            "gates": [slots[p] for p in experts],
+            "peak": stage.lr,
+        },
     ]
     groups = [group for group in groups if group["params"]]
     optimizers: list[torch.optim.Optimizer] = [
@@ -60,7 +65,7 @@ def build_optimizers(model: nn.Module, stage: StageConfig) -> list[torch.optim.O
         if stage.optimizer == "sgd"
         else torch.optim.AdamW(groups, lr=stage.lr, betas=(0.9, stage.beta2))
     ]
-    optimizers[0].register_step_pre_hook(partial(_decay_active, slots))
+    optimizers[0].register_step_pre_hook(_decay_active)
     if matrices:
         peak = stage.matrix_lr or stage.lr
         muon: list[dict[str, Any]] = [{"params": matrices, "weight_decay": stage.weight_decay, "peak": peak}]
@@ -71,14 +76,12 @@ def build_optimizers(model: nn.Module, stage: StageConfig) -> list[torch.optim.O
 
 
 @torch.no_grad()
-def _decay_active(slots: dict[nn.Parameter, Gate], optimizer: torch.optim.Optimizer, *_: Any) -> None:
+def _decay_active(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     """AdamW's weight decay for stacked experts: a slot without an expert keeps its weights."""
     for group in optimizer.param_groups:
-        for stacked in group["params"] if group.get("active_decay") else ():
-            if stacked.grad is None:  # AdamW leaves it alone as well
-                continue
-            kept_E = torch.where(slots[stacked].active_experts, 1 - group["lr"] * group["active_decay"], 1.0)
-            scale_rows(stacked, kept_E)
+        for stacked, gate in zip(group["params"], group["gates"], strict=True) if group.get("active_decay") else ():
+            if stacked.grad is not None:  # else AdamW leaves it alone as well
+                scale_rows(stacked, gate.decayed(group["lr"] * group["active_decay"]))
 
 
 def _gather_matrices(optimizer: torch.optim.Optimizer, *_: Any) -> None:

@@ -229,7 +229,7 @@ class Trainer:
         self._export(stage, model, text, before + stage.steps)
 
     def _export(self, stage: StageConfig, model: TimeExpert, text: TextTokenizer, global_step: int) -> None:
-        weights = whole_model(model, keep=self.engine.is_main) if self.engine.shards else None
+        weights = whole_model(self.engine.weights(model), keep=self.engine.is_main) if self.engine.shards else None
 
         def fill(folder: Path) -> None:
             model.save_pretrained(folder, state_dict=weights)

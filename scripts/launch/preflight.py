@@ -18,6 +18,7 @@ from timeexpert.commands import train
 from timeexpert.config import ConfigError, load
 from timeexpert.data.shards import ShardDataset
 from timeexpert.errors import UserError
+from timeexpert.parallel.engine import check_deepspeed
 from timeexpert.paths import config_path
 from timeexpert.stages.config import RunConfig
 
@@ -29,6 +30,8 @@ def check(nodes: int, ranks_per_node: int, min_free_gb: float, arguments: Sequen
     args = parser.parse_intermixed_args(arguments)
     config = load(RunConfig, config_path(args.config), args.overrides)
     ranks = check_devices(args.device, ranks_per_node)
+    if config.parallel.engine == "deepspeed":
+        check_deepspeed()
     config.parallel.degrees(nodes * ranks, config.model.moe.slots, ranks)
     check_data(config, args.stage, nodes * ranks)
     check_folder(args.out or Path("runs") / config.name, min_free_gb)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -86,6 +88,39 @@ def test_degrees_that_do_not_fit_are_refused_with_the_nearest_that_do(
 ) -> None:
     with pytest.raises(ConfigError, match=re.escape(words)):
         config.degrees(ranks, slots)
+
+
+def test_with_deepspeed_every_rank_trains_a_copy() -> None:
+    config = ParallelConfig(engine="deepspeed", zero=2)
+    assert config.degrees(8, 60, ranks_per_node=4) == Degrees(data=8, shard=1, expert=1)
+    assert replace(config, data=8).degrees(8, 60) == Degrees(data=8)
+    words = "parallel.data (4) is not the number of ranks (8)"
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        replace(config, data=4).degrees(8, 60)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"zero": 2}, "zero (2) is DeepSpeed's, but engine is 'torch'. Leave it out, or set engine: deepspeed."),
+        ({"offload": True}, "offload (True) is DeepSpeed's, but engine is 'torch'."),
+        ({"engine": "deepspeed"}, "zero (None) must be 1, 2 or 3 with engine 'deepspeed'. Set zero: 2."),
+        ({"engine": "deepspeed", "zero": 4}, "zero (4) must be 1, 2 or 3"),
+        (
+            {"engine": "deepspeed", "zero": 3, "expert": 2},
+            "expert (2) must be 1 or null with engine 'deepspeed', which shares by ZeRO (zero: 3) over all ranks. Set "
+            "expert: null, or engine: torch.",
+        ),
+        ({"engine": "deepspeed", "zero": 1, "shard": 4}, "shard (4) must be 1 or null with engine 'deepspeed'"),
+        (
+            {"engine": "deepspeed", "zero": 1, "dispatcher": "all_to_all"},
+            "dispatcher ('all_to_all') is for experts on other ranks, which engine 'deepspeed' does not have.",
+        ),
+    ],
+)
+def test_what_deepspeed_does_not_do_is_refused(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        ParallelConfig(**values)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ wrote it), ``trainer*.safetensors`` (optimizer moments, statistics, random state
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +26,41 @@ TRAINER_STATE = "trainer.json"
 OPTIMIZER = "optimizer."  # what names of optimizer state begin with
 
 
-def whole_model(model: torch.nn.Module, *, keep: bool = True) -> dict[str, Tensor] | None:
+def whole_model(weights: Mapping[str, Tensor], *, keep: bool = True) -> dict[str, Tensor] | None:
     """A sharded model's weights and buffers, whole, on the CPU; ``None`` on a rank that does not ``keep`` them."""
     out = {}
-    for name, value in model.state_dict().items():
+    for name, value in weights.items():
         gathered = whole(value)  # by all ranks, one tensor at a time
         if keep:
             out[name] = gathered.detach().cpu()
     return out if keep else None
 
 
-def optimizer_tensors(model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """Optimizer state by parameter name, as it is laid out: ``optimizer.NAME.exp_avg`` and so on."""
+def optimizer_tensors(
+    model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], *, keep: bool = True
+) -> dict[str, Tensor]:
+    """Optimizer state by parameter name, as it is laid out: ``optimizer.NAME.exp_avg`` and so on.
+
+    All ranks read it together; the result is empty on one that does not ``keep`` it.
+    """
     names = {id(p): n for n, p in model.named_parameters()}
-    return {
-        f"{OPTIMIZER}{names[id(parameter)]}.{key}": torch.as_tensor(value)
+    read = (
+        (f"{OPTIMIZER}{names[id(parameter)]}.{key}", torch.as_tensor(value))
         for optimizer in optimizers
         for parameter, state in optimizer.state.items()
         for key, value in state.items()
-    }
+    )
+    return {name: value for name, value in read if keep}
 
 
-def load_weights(model: torch.nn.Module, folder: Path) -> None:
+def load_weights(
+    model: torch.nn.Module, folder: Path, editing: Callable[[list[Tensor]], AbstractContextManager[None]] | None = None
+) -> None:
     """Put the weights and buffers of ``folder`` into a model of any layout; each rank reads what it holds of them.
 
-    Raises :class:`CheckpointError` where the names differ.
+    ``editing``: see ``OneProcess.whole``. Raises :class:`CheckpointError` where the names differ.
     """
-    state, stored = model.state_dict(), Pieces(folder, MODEL)
+    state, stored = model.state_dict(keep_vars=True), Pieces(folder, MODEL)
     differing = sorted(stored.names ^ state.keys())
     if differing:
         raise CheckpointError(
@@ -59,13 +68,13 @@ def load_weights(model: torch.nn.Module, folder: Path) -> None:
             f"{'is' if len(differing) == 1 else 'are'} in one of them only. Use another checkpoint."
         )
     for name, value in state.items():
-        local, where = block(value)
-        if stored.shape(name) != tuple(value.shape):
-            raise CheckpointError(
-                f"{folder}: {name} has shape {stored.shape(name)}, this model's {tuple(value.shape)}. Use another "
-                "checkpoint, or the config that it was made with."
-            )
-        with torch.no_grad():
+        with torch.no_grad(), nullcontext() if editing is None else editing([value]):
+            local, where = block(value)
+            if stored.shape(name) != tuple(value.shape):
+                raise CheckpointError(
+                    f"{folder}: {name} has shape {stored.shape(name)}, this model's {tuple(value.shape)}. Use another "
+                    "checkpoint, or the config that it was made with."
+                )
             local.copy_(stored.read(name, where))
 
 

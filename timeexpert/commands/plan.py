@@ -66,12 +66,18 @@ def run(args: argparse.Namespace) -> int:
     """Print the plans; 1 where a stage does not fit."""
     from timeexpert.config import load
     from timeexpert.paths import config_path
+    from timeexpert.planner import PlanError
     from timeexpert.planner.report import advice, print_plan, print_sweep, sweep_rows
     from timeexpert.planner.search import sweep
     from timeexpert.planner.sizes import vocabulary
     from timeexpert.stages.config import RunConfig
 
     config = load(RunConfig, config_path(args.config), args.overrides)
+    if config.parallel.engine != "torch":
+        raise PlanError(
+            f"parallel.engine ({config.parallel.engine!r}) is not one that the planner knows the memory and traffic "
+            "of. Add parallel.engine=torch parallel.zero=null parallel.offload=false to plan the run with FSDP2."
+        )
     cluster = _cluster(args)
     vocab_size, note = vocabulary(config, args.vocab_size)
     notes = [note] if note else []

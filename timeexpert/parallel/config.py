@@ -42,13 +42,19 @@ class Degrees:
 class ParallelConfig:
     """Engine, dispatcher and degrees.
 
+    ``engine``: ``torch`` (FSDP2 and our dispatcher), or ``deepspeed``: every rank trains a copy, and ZeRO of stage
+    ``zero`` shares moments (1), gradients too (2), weights too (3); ``offload`` keeps moments, and at stage 3 weights,
+    in host memory.
+
     ``data``: copies of the model, ``shard``: ranks that share one copy (FSDP2); together they are all ranks, and
     None is what is left of them (both None: one copy, sharded over all). ``expert``: ranks that share the experts;
     None: as many ranks of one node as divide both the slots and the shard group. ``timeout_s``: seconds after which
     a collective that some rank does not join is given up.
     """
 
-    engine: Literal["torch"] = "torch"
+    engine: Literal["torch", "deepspeed"] = "torch"
+    zero: int | None = None
+    offload: bool = False
     dispatcher: Literal["auto", "local", "all_to_all"] = "auto"
     data: int | None = None
     shard: int | None = None
@@ -62,12 +68,43 @@ class ParallelConfig:
                 raise ConfigError(f"{name} ({value}) must be 1 or more, or null.")
         if self.timeout_s <= 0:
             raise ConfigError(f"timeout_s ({self.timeout_s}) must be positive.")
+        self._check_engine()
+
+    def _check_engine(self) -> None:
+        if self.engine == "torch":
+            for name, value in (("zero", self.zero), ("offload", self.offload)):
+                if value:
+                    raise ConfigError(
+                        f"{name} ({value}) is DeepSpeed's, but engine is 'torch'. Leave it out, or set engine: "
+                        "deepspeed."
+                    )
+            return
+        if self.zero not in (1, 2, 3):
+            raise ConfigError(f"zero ({self.zero}) must be 1, 2 or 3 with engine 'deepspeed'. Set zero: 2.")
+        for name, value in (("expert", self.expert), ("shard", self.shard)):
+            if value is not None and value > 1:
+                raise ConfigError(
+                    f"{name} ({value}) must be 1 or null with engine 'deepspeed', which shares by ZeRO (zero: "
+                    f"{self.zero}) over all ranks. Set {name}: null, or engine: torch."
+                )
+        if self.dispatcher == "all_to_all":
+            raise ConfigError(
+                "dispatcher ('all_to_all') is for experts on other ranks, which engine 'deepspeed' does not have. Set "
+                "dispatcher: auto, or engine: torch."
+            )
 
     def degrees(self, ranks: int, slots: int, ranks_per_node: int | None = None) -> Degrees:
         """The layout of ``ranks`` processes for layers of ``slots`` expert slots.
 
         Raises :class:`ConfigError` that names the nearest degree that works.
         """
+        if self.engine == "deepspeed":
+            if self.data not in (None, ranks):
+                raise ConfigError(
+                    f"parallel.data ({self.data}) is not the number of ranks ({ranks}), each of which trains a copy "
+                    f"with parallel.engine 'deepspeed'. Set parallel.data to null, or start {self.data} ranks."
+                )
+            return Degrees(data=ranks)
         data, shard = self._dense(ranks)
         expert = self.expert
         if expert is None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import torch
@@ -32,6 +33,7 @@ class OneProcess:
     rank = 0
     world_size = 1
     shards = False  # whether models are spread, so that their weights must be gathered
+    gathers = False  # whether what a checkpoint holds is gathered, and whole on rank 0 only
     degrees = Degrees()
 
     @property
@@ -44,6 +46,23 @@ class OneProcess:
 
         ``forward_methods`` run the model and are not ``forward``. Freeze parameters before and make optimizers after.
         """
+
+    def optimizers(self, optimizers: list[torch.optim.Optimizer]) -> list[torch.optim.Optimizer]:
+        """The optimizers to step and to save, given those made for the model of :meth:`shard`."""
+        return optimizers
+
+    def whole(self, tensors: Iterable[Tensor]) -> AbstractContextManager[None]:
+        """Within it, these weights may be read and edited in place (on every rank alike) where ranks share them
+        without being DTensors."""
+        return nullcontext()
+
+    def weights(self, model: nn.Module) -> dict[str, Tensor]:
+        """Weights and buffers by name, as a checkpoint takes them; if it ``gathers``, empty but on rank 0."""
+        return dict(model.state_dict())
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add a micro-batch's gradients; ``last``: the step has no further one."""
+        loss.backward()
 
     def sum_over_ranks(self, tensors: list[Tensor]) -> None:
         """Add up each tensor over all ranks, in place."""
@@ -176,17 +195,43 @@ def start(config: ParallelConfig, slots: int, device: str = "auto") -> Iterator[
     """
     if not launched():
         config.degrees(1, slots)
+        if config.offload:
+            raise UserError(
+                "parallel.offload (true) needs DeepSpeed's processes, also for one GPU. Start the command with "
+                "torchrun --nproc-per-node 1 -m timeexpert, or set parallel.offload to false."
+            )
         yield OneProcess(), device
         return
+    if config.engine == "deepspeed":
+        check_deepspeed()
     ranks, local = int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0"))
     degrees = config.degrees(ranks, slots, int(os.environ.get("LOCAL_WORLD_SIZE", ranks)))
     place = _device(device, local)
     dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo", timeout=JOINING)
     try:
-        yield TorchRanks(degrees, place, config.dispatcher, timedelta(seconds=config.timeout_s)), str(place)
+        yield _ranks(config, degrees, place), str(place)
         dist.barrier()  # a rank that leaves early would break the others' connections
     finally:
         dist.destroy_process_group()
+
+
+def _ranks(config: ParallelConfig, degrees: Degrees, place: torch.device) -> TorchRanks:
+    timeout = timedelta(seconds=config.timeout_s)
+    if config.engine == "torch":
+        return TorchRanks(degrees, place, config.dispatcher, timeout)
+    from .zero import ZeroRanks
+
+    assert config.zero is not None
+    return ZeroRanks(degrees, place, timeout, stage=config.zero, offload=config.offload)
+
+
+def check_deepspeed() -> None:
+    """Raise a UserError where DeepSpeed is not installed."""
+    if find_spec("deepspeed") is None:
+        raise UserError(
+            "parallel.engine ('deepspeed') needs DeepSpeed, which is not installed. Install it: DS_BUILD_OPS=0 pip "
+            "install -e '.[deepspeed]'; or set parallel.engine to 'torch'."
+        )
 
 
 def _device(name: str, local: int) -> torch.device:

@@ -1,0 +1,206 @@
+"""ZeRO trains as one process does, and its checkpoints go on under the other engine."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.parallel.test_engine import SLOTS, Model
+from tests.ranks import run_ranks, train_ranks
+from tests.stages.test_parallel_training import assert_same_training, changes, stop_at_7
+from tests.tiny import rows, run_config, train
+from timeexpert.cli import main
+from timeexpert.config import ConfigError
+from timeexpert.errors import UserError
+from timeexpert.moe.rows import read_row, write_row
+from timeexpert.parallel import OneProcess, ParallelConfig, engine, start
+from timeexpert.stages.config import StageConfig
+from timeexpert.stages.optim import build_optimizers
+
+needs_deepspeed = pytest.mark.skipif(
+    find_spec("deepspeed") is None, reason="DeepSpeed is not installed: DS_BUILD_OPS=0 pip install -e '.[deepspeed]'"
+)
+STAGES = [{"zero": 1}, {"zero": 2}, {"zero": 3}, {"zero": 2, "offload": True}, {"zero": 3, "offload": True}]
+
+
+def zero(**more: Any) -> dict[str, Any]:
+    """``parallel`` of a run with DeepSpeed."""
+    return {"engine": "deepspeed", **more}
+
+
+def cut(job: Callable[..., Any], *args: Any) -> Any:
+    """A job: the given one with every weight spread by ZeRO-3, also those that are too small to be worth it."""
+    from timeexpert.parallel import zero as module
+
+    module.PERSISTENT_NUMEL = 0
+    return job(*args)
+
+
+@dataclass(frozen=True)
+class Output:
+    """Of a training step."""
+
+    loss: Tensor
+
+
+class Trained(Model):
+    """The model of the other engine's tests, with a loss; ``frozen`` is never trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = torch.nn.Linear(4, 5).requires_grad_(False)  # an odd number of weights: two ranks share unevenly
+        torch.nn.init.ones_(self.frozen.weight)
+
+    def training_step(self, x: Tensor) -> Output:
+        """x (B, S, 4)."""
+        return Output((self(x) - self.frozen(x)[..., :4]).square().sum())
+
+
+def few_steps(runs_in: OneProcess, optimizer: str, discarded: bool) -> dict[str, Any]:
+    """Norms, weights and moments after steps of two micro-batches on each of two ranks, or four on one, with an edit of
+    an expert between them. ``discarded``: a step is prepared and not made."""
+    model = Trained()
+    stage = StageConfig(name="s", kind="sft", steps=9, mix={"v": 1}, optimizer=optimizer, lr=1e-2, weight_decay=0.5)  # type: ignore[arg-type]
+    runs_in.shard(model, [model.into], ("training_step",))
+    optimizers = runs_in.optimizers(build_optimizers(model, stage))
+    for group in (group for each in optimizers for group in each.param_groups):
+        group["lr"] = 1e-2
+    model.moe.gate.active_experts[4] = False
+    trained = [p for p in model.parameters() if p.requires_grad]
+    stacked, norms = model.moe.experts.gate_up_proj, []
+
+    def gradients(seed: int) -> float:
+        data = torch.randn(4, 2, 3, 4, generator=torch.Generator().manual_seed(seed)).chunk(runs_in.world_size)
+        own = data[runs_in.rank]
+        for i, x in enumerate(own):
+            runs_in.backward(model.training_step(x).loss, last=i + 1 == len(own))
+        runs_in.reduce_gradients(trained)
+        return runs_in.clip_grad_norm_(trained, 1.0)
+
+    for step in range(4):
+        if discarded and step == 2:
+            gradients(17)
+            for each in optimizers:
+                each.zero_grad(set_to_none=True)
+        norms.append(gradients(step))
+        for each in optimizers:
+            each.step()
+            each.zero_grad(set_to_none=True)
+        if step == 1:
+            with torch.no_grad(), runs_in.whole([stacked]):
+                write_row(stacked, 4, read_row(stacked, 1) + 1.0)
+            for each in optimizers:
+                if stacked in each.state:
+                    for name, moment in list(each.state[stacked].items()):
+                        if moment.shape[:1] == (SLOTS,):
+                            write_row(moment, 4, read_row(moment, 1))
+                            each.state[stacked][name] = moment
+    names = {p: n for n, p in model.named_parameters()}
+    moments = {
+        f"{names[p]}.{name}": value.clone()
+        for each in optimizers
+        for p, state in each.state.items()
+        for name, value in state.items()
+    }
+    return {"norms": norms, "weights": runs_in.weights(model), "moments": moments}
+
+
+def few_zero_steps(config: ParallelConfig, optimizer: str, discarded: bool) -> dict[str, Any]:
+    """A job: :func:`few_steps`."""
+    with start(config, SLOTS, "cpu") as (runs_in, _):
+        return few_steps(runs_in, optimizer, discarded)
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("parallel", STAGES, ids=str)
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_zero_clips_decays_steps_and_edits_rows_as_one_process_does(optimizer: str, parallel: dict[str, Any]) -> None:
+    alone = few_steps(OneProcess(), optimizer, False)
+    assert min(alone["norms"]) > 2.0  # all are clipped
+    main_rank, other = run_ranks(2, cut, few_zero_steps, ParallelConfig(**zero(**parallel)), optimizer, True)
+    assert main_rank["norms"] == pytest.approx(alone["norms"], rel=1e-5) and other["norms"] == main_rank["norms"]
+    assert not other["weights"]
+    for kind in ("weights", "moments"):
+        assert main_rank[kind].keys() == alone[kind].keys()
+        for name, value in alone[kind].items():
+            torch.testing.assert_close(main_rank[kind][name], value, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: n + m)
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The run of one process with an optimizer."""
+
+    @cache
+    def run(optimizer: str) -> Path:
+        out = tmp_path_factory.mktemp("alone")
+        train(run_config(tiny_data, **changes(tiny_data, optimizer)), out)
+        return out
+
+    return run
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])  # AdamW hides a gradient that is scaled wrongly
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_two_ranks_train_as_one_process_does(
+    stage: int, optimizer: str, tiny_data: Path, alone: Callable[[str], Path], tmp_path: Path
+) -> None:
+    # recomputing activations gathers weights a second time
+    config = run_config(
+        tiny_data, **changes(tiny_data, optimizer, gradient_checkpointing=stage == 3, **zero(zero=stage))
+    )
+    run_ranks(2, cut, train_ranks, config, tmp_path)
+    assert_same_training(tmp_path, alone(optimizer))
+    actions = {r["action"] for r in rows(tmp_path / "metrics.jsonl", "expert_edit")}
+    assert actions >= ({"add", "remove"} if optimizer == "adamw" else {"add"})
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_run_moves_between_the_engines_at_a_checkpoint(stage: int, tiny_data: Path, tmp_path: Path) -> None:
+    def config(**parallel: Any) -> Any:
+        return run_config(tiny_data, **changes(tiny_data, "adamw", 10, **parallel))
+
+    shared = config(**zero(zero=stage))
+    train(config(), tmp_path / "alone")
+    run_ranks(2, cut, stop_at_7, shared, tmp_path / "zero")
+    run_ranks(2, stop_at_7, config(expert=2), tmp_path / "torch")
+    for name in ("zero", "torch"):
+        assert [p.name for p in (tmp_path / name / "checkpoints").iterdir()] == ["sft-0000007"]
+    shutil.copytree(tmp_path / "zero", tmp_path / "one")
+    train(config(), tmp_path / "one")
+    run_ranks(2, train_ranks, config(expert=2), tmp_path / "zero")
+    run_ranks(2, cut, train_ranks, shared, tmp_path / "torch")
+    for name in ("one", "zero", "torch"):
+        assert_same_training(tmp_path / name, tmp_path / "alone")
+
+
+def test_deepspeed_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"DS_BUILD_OPS=0 pip install -e '\.\[deepspeed\]'"):
+        engine.check_deepspeed()
+
+
+def test_offload_without_processes_is_refused() -> None:
+    words = r"parallel.offload \(true\) needs DeepSpeed's processes"
+    with pytest.raises(UserError, match=words), start(ParallelConfig(**zero(zero=2, offload=True)), SLOTS, "cpu"):
+        pass
+
+
+def test_muon_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"stages.sft.optimizer \('muon'\) needs whole matrices"):
+        run_config(tmp_path, parallel=zero(zero=1))
+
+
+def test_plan_says_that_it_knows_the_other_engine_only(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "tiny", "parallel.engine=deepspeed", "parallel.zero=2", "--vocab-size", "512"]) == 2
+    assert "parallel.engine ('deepspeed') is not one that the planner knows" in capsys.readouterr().err
