@@ -121,6 +121,7 @@ class Trainer:
                 seed_everything(stage_seed(self.config.train.seed, place))
                 self._train(stage, model, text, before)
                 if self.engine.shards:  # the next stage may train, and so shard, other parts
+                    self.engine.release()
                     model = load_model(folder, model_config(self.config, text))
             before += stage.steps
             if stage.name not in unfinished and self.config.data.eval and stage.evaluate:

@@ -59,6 +59,7 @@ class Trained(Model):
         super().__init__()
         self.frozen = torch.nn.Linear(4, 5).requires_grad_(False)  # an odd number of weights: two ranks share unevenly
         torch.nn.init.ones_(self.frozen.weight)
+        torch.nn.init.zeros_(self.frozen.bias)
 
     def training_step(self, x: Tensor) -> Output:
         """x (B, S, 4)."""

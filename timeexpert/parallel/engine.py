@@ -47,6 +47,9 @@ class OneProcess:
         ``forward_methods`` run the model and are not ``forward``. Freeze parameters before and make optimizers after.
         """
 
+    def release(self) -> None:
+        """Let go of the model of :meth:`shard`, which is not trained any more."""
+
     def optimizers(self, optimizers: list[torch.optim.Optimizer]) -> list[torch.optim.Optimizer]:
         """The optimizers to step and to save, given those made for the model of :meth:`shard`."""
         return optimizers

@@ -66,6 +66,11 @@ class ZeroRanks(TorchRanks):
         self.zero = ZeroOptimizer(self, inner, groups)
         return [self.zero, given] if given.param_groups else [self.zero]  # type: ignore[list-item]
 
+    def release(self) -> None:
+        """See :class:`OneProcess`."""
+        self.engine.destroy()
+        del self.engine, self.zero, self.root
+
     def _config(self) -> dict[str, Any]:
         host = {"device": "cpu", "pin_memory": self.device.type == "cuda"}
         sharing: dict[str, Any] = {"stage": self.stage, "stage3_param_persistence_threshold": PERSISTENT_NUMEL}
@@ -138,8 +143,8 @@ class ZeroRanks(TorchRanks):
     @contextmanager
     def whole(self, tensors: Iterable[Tensor]) -> Iterator[None]:
         """See :class:`OneProcess`."""
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
         from deepspeed.runtime.zero import GatheredParameters
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 
         tensors = list(tensors)
         with GatheredParameters([t for t in tensors if _is_cut(t)], modifier_rank=0):
