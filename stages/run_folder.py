@@ -34,6 +34,8 @@ FREE_KEYS: tuple[str, ...] = (
     "data.cache_gib",
     "data.root",
     "parallel.engine",
+    "parallel.zero",
+    "parallel.offload",
     "parallel.dispatcher",
     "parallel.data",
     "parallel.shard",
