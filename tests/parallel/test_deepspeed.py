@@ -200,5 +200,5 @@ def test_muon_is_refused(tmp_path: Path) -> None:
 
 
 def test_plan_says_that_it_knows_the_other_engine_only(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "tiny", "parallel.engine=deepspeed", "parallel.zero=2", "--vocab-size", "512"]) == 2
+    assert main(["plan", "aria", "parallel.engine=deepspeed", "parallel.zero=2", "--vocab-size", "512"]) == 2
     assert "parallel.engine ('deepspeed') is not one that the planner knows" in capsys.readouterr().err
