@@ -17,7 +17,7 @@ from torch import Tensor
 from tests.parallel.test_engine import SLOTS, Model
 from tests.ranks import run_ranks, train_ranks
 from tests.stages.test_parallel_training import assert_same_training, changes, stop_at_7
-from tests.tiny import rows, run_config, train
+from tests.tiny import config_tree, rows, run_config, train, write_config
 from timeexpert.cli import main
 from timeexpert.config import ConfigError
 from timeexpert.errors import UserError
@@ -182,13 +182,20 @@ def test_a_run_moves_between_the_engines_at_a_checkpoint(stage: int, tiny_data: 
         assert_same_training(tmp_path / name, tmp_path / "alone")
 
 
-def test_deepspeed_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_without_deepspeed_is_told_what_to_install(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(engine, "find_spec", lambda _: None)
-    with pytest.raises(UserError, match=r"DS_BUILD_OPS=0 pip install -e '\.\[deepspeed\]'"):
-        engine.check_deepspeed()
+    stages = config_tree(tiny_data)["stages"][:1]
+    config = write_config(tiny_data, tmp_path / "tiny.yaml", stages=stages, parallel=zero(zero=2))
+    assert main(["train", str(config), "--out", str(tmp_path / "run"), "--device", "cpu"]) == 2
+    words = "parallel.engine ('deepspeed') needs DeepSpeed, which is not installed. Install it: DS_BUILD_OPS=0 pip"
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
-def test_offload_without_processes_is_refused() -> None:
+def test_offload_without_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "find_spec", lambda _: object())
     words = r"parallel.offload \(true\) needs DeepSpeed's processes"
     with pytest.raises(UserError, match=words), start(ParallelConfig(**zero(zero=2, offload=True)), SLOTS, "cpu"):
         pass

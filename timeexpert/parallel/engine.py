@@ -196,6 +196,8 @@ def start(config: ParallelConfig, slots: int, device: str = "auto") -> Iterator[
     Without a launcher it is :class:`OneProcess`, with no process group. ``slots``: expert slots of a layer.
     Raises ConfigError for degrees that do not fit the number of ranks.
     """
+    if config.engine == "deepspeed":
+        check_deepspeed()  # one process does without, but the run was meant for several
     if not launched():
         config.degrees(1, slots)
         if config.offload:
@@ -205,8 +207,6 @@ def start(config: ParallelConfig, slots: int, device: str = "auto") -> Iterator[
             )
         yield OneProcess(), device
         return
-    if config.engine == "deepspeed":
-        check_deepspeed()
     ranks, local = int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0"))
     degrees = config.degrees(ranks, slots, int(os.environ.get("LOCAL_WORLD_SIZE", ranks)))
     place = _device(device, local)
