@@ -9,12 +9,19 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
+from importlib.util import find_spec
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["tests.ranks", "timeexpert.stages.train", "timeexpert.parallel.sharding"])
+
+needs_deepspeed = pytest.mark.skipif(
+    find_spec("deepspeed") is None, reason="DeepSpeed is not installed: DS_BUILD_OPS=0 pip install -e '.[deepspeed]'"
+)
 
 
 def run_ranks(world_size: int, job: Callable[..., Any], *args: Any, patience_s: float = 1800.0) -> list[Any]:
@@ -88,3 +95,11 @@ def train_ranks(config: Any, out: Path, only: tuple[str, ...] = ()) -> dict[str,
         folder = RunFolder(out) if engine.is_main else ForeignRunFolder(out)
         with folder.locked():
             return Trainer(config, folder, device, Console(quiet=True), engine).execute(only)
+
+
+def cut(job: Callable[..., Any], *args: Any) -> Any:
+    """A job: the given one with every weight spread by ZeRO-3, also those that are too small to be worth it."""
+    from timeexpert.parallel import zero
+
+    zero.PERSISTENT_NUMEL = 0
+    return job(*args)

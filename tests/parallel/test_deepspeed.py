@@ -1,12 +1,12 @@
-"""ZeRO trains as one process does, and its checkpoints go on under the other engine."""
+"""ZeRO steps and edits as one process does, and its checkpoints go on under the other engine.
+
+The training loop with it is in tests/stages/test_parallel_training.py, beside the other layouts.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tests.parallel.test_engine import SLOTS, Model
-from tests.ranks import run_ranks, train_ranks
+from tests.ranks import cut, needs_deepspeed, run_ranks, train_ranks
 from tests.stages.test_parallel_training import assert_same_training, changes, stop_at_7
 from tests.tiny import config_tree, rows, run_config, train, write_config
 from timeexpert.cli import main
@@ -26,23 +26,12 @@ from timeexpert.parallel import OneProcess, ParallelConfig, engine, start
 from timeexpert.stages.config import StageConfig
 from timeexpert.stages.optim import build_optimizers
 
-needs_deepspeed = pytest.mark.skipif(
-    find_spec("deepspeed") is None, reason="DeepSpeed is not installed: DS_BUILD_OPS=0 pip install -e '.[deepspeed]'"
-)
-STAGES = [{"zero": 1}, {"zero": 2}, {"zero": 3}]
+SHARING = [{"zero": 1}, {"zero": 2}, {"zero": 3}, {"zero": 2, "offload": True}, {"zero": 3, "offload": True}]
 
 
 def zero(**more: Any) -> dict[str, Any]:
     """``parallel`` of a run with DeepSpeed."""
     return {"engine": "deepspeed", **more}
-
-
-def cut(job: Callable[..., Any], *args: Any) -> Any:
-    """A job: the given one with every weight spread by ZeRO-3, also those that are too small to be worth it."""
-    from timeexpert.parallel import zero as module
-
-    module.PERSISTENT_NUMEL = 0
-    return job(*args)
 
 
 @dataclass(frozen=True)
@@ -122,7 +111,7 @@ def few_zero_steps(config: ParallelConfig, optimizer: str, discarded: bool) -> d
 
 
 @needs_deepspeed
-@pytest.mark.parametrize("parallel", STAGES, ids=str)
+@pytest.mark.parametrize("parallel", SHARING, ids=str)
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_zero_clips_decays_steps_and_edits_rows_as_one_process_does(optimizer: str, parallel: dict[str, Any]) -> None:
     alone = few_steps(OneProcess(), optimizer, False)
@@ -134,32 +123,6 @@ def test_zero_clips_decays_steps_and_edits_rows_as_one_process_does(optimizer: s
         assert main_rank[kind].keys() == alone[kind].keys()
         for name, value in alone[kind].items():
             torch.testing.assert_close(main_rank[kind][name], value, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: n + m)
-
-
-@pytest.fixture(scope="module")
-def alone(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The run of one process with an optimizer."""
-
-    @cache
-    def run(optimizer: str) -> Path:
-        out = tmp_path_factory.mktemp("alone")
-        train(run_config(tiny_data, **changes(tiny_data, optimizer)), out)
-        return out
-
-    return run
-
-
-@needs_deepspeed
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])  # AdamW hides a gradient that is scaled wrongly
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_two_ranks_train_as_one_process_does(
-    stage: int, optimizer: str, tiny_data: Path, alone: Callable[[str], Path], tmp_path: Path
-) -> None:
-    config = run_config(tiny_data, **changes(tiny_data, optimizer, **zero(zero=stage)))
-    run_ranks(2, cut, train_ranks, config, tmp_path)
-    assert_same_training(tmp_path, alone(optimizer))
-    actions = {r["action"] for r in rows(tmp_path / "metrics.jsonl", "expert_edit")}
-    assert actions >= ({"add", "remove"} if optimizer == "adamw" else {"add"})
 
 
 @needs_deepspeed
@@ -179,7 +142,19 @@ def test_a_run_moves_between_the_engines_at_a_checkpoint(stage: int, tiny_data: 
     run_ranks(2, train_ranks, config(expert=2), tmp_path / "zero")
     run_ranks(2, cut, train_ranks, shared, tmp_path / "torch")
     for name in ("one", "zero", "torch"):
-        assert_same_training(tmp_path / name, tmp_path / "alone")
+        assert_same_training(tmp_path / name, tmp_path / "alone", 1e-6)
+
+
+@needs_deepspeed
+def test_stages_that_train_other_parts_follow_each_other(tiny_data: Path, tmp_path: Path) -> None:
+    _, sft = config_tree(tiny_data)["stages"]
+    sft |= {"steps": 3, "accumulate": 2, "optimizer": "adamw"}
+    stages = [{**sft, "name": "task_modules", "kind": "task_modules", "evaluate": False}, sft]
+    train(run_config(tiny_data, stages=stages), tmp_path / "alone")
+    run_ranks(2, cut, train_ranks, run_config(tiny_data, stages=stages, parallel=zero(zero=3)), tmp_path / "zero")
+    assert_same_training(tmp_path / "zero", tmp_path / "alone")
+    evals = [rows(tmp_path / name / "metrics.jsonl", "eval") for name in ("zero", "alone")]
+    assert [row["questions"] for row in evals[0]] == [row["questions"] for row in evals[1]] != []
 
 
 def test_a_run_without_deepspeed_is_told_what_to_install(

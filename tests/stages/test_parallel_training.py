@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from tests.ranks import free_port, run_ranks, train_ranks
+from tests.ranks import cut, free_port, needs_deepspeed, run_ranks, train_ranks
 from tests.tiny import ROOT, STAGE, TIMED, config_tree, rows, run_config, train, write_config
 from timeexpert.config import ConfigError
 
@@ -34,6 +34,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "two that share experts": (2, {"expert": 2}),
     "two by two, sharded": (4, {"shard": 4, "expert": 2}),
     "two by two, copied": (4, {"data": 2, "shard": 2, "expert": 2}),
+    **{f"two with ZeRO-{stage}": (2, {"engine": "deepspeed", "zero": stage}) for stage in (1, 2, 3)},
 }
 
 
@@ -109,15 +110,20 @@ def assert_same_training(run: Path, other: Path, tolerance: float = 1e-5) -> Non
         ("sgd", "two copies"),  # AdamW hides a gradient that is scaled wrongly
         ("sgd", "two that share experts"),
         ("sgd", "two by two, sharded"),
+        *(
+            pytest.param(optimizer, f"two with ZeRO-{stage}", marks=needs_deepspeed)
+            for optimizer in ("adamw", "sgd")
+            for stage in (1, 2, 3)
+        ),
     ],
 )
 def test_ranks_train_as_one_process_does(
     optimizer: str, layout: str, tiny_data: Path, alone: Callable[[str], Path], tmp_path: Path
 ) -> None:
     ranks, degrees = LAYOUTS[layout]
-    # recomputing activations changes neither gradients nor counts
-    config = run_config(tiny_data, **changes(tiny_data, optimizer, gradient_checkpointing=ranks == 4, **degrees))
-    run_ranks(ranks, train_ranks, config, tmp_path)
+    recompute = ranks == 4 or degrees.get("zero") == 3  # which changes neither gradients nor counts
+    config = run_config(tiny_data, **changes(tiny_data, optimizer, gradient_checkpointing=recompute, **degrees))
+    run_ranks(ranks, cut, train_ranks, config, tmp_path)
     assert_same_training(tmp_path, alone(optimizer))
     actions = {r["action"] for r in rows(tmp_path / "metrics.jsonl", "expert_edit")}
     assert actions >= ({"add", "remove"} if optimizer == "adamw" else {"add"})
@@ -182,7 +188,8 @@ def test_a_checkpoint_goes_on_in_every_other_layout(tiny_data: Path, tmp_path: P
 def torchrun(*words: object, ranks: int = 2) -> subprocess.CompletedProcess[str]:
     """torchrun, as docs/distributed.md says, far from a terminal."""
     launch = ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", f"--master-port={free_port()}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "300"}
+    places = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": places, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "300"}
     return subprocess.run(
         [sys.executable, *launch, "-m", "timeexpert", *map(str, words)],
         env=environment,
@@ -193,12 +200,20 @@ def torchrun(*words: object, ranks: int = 2) -> subprocess.CompletedProcess[str]
     )
 
 
-def test_torchrun_trains_evaluates_and_reports_and_one_rank_writes(tiny_data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("optimizer", "parallel"),
+    [("muon", {"expert": 2}), pytest.param("adamw", {"engine": "deepspeed", "zero": 3}, marks=needs_deepspeed)],
+    ids=["torch", "deepspeed"],
+)
+def test_torchrun_trains_evaluates_and_reports_and_one_rank_writes(
+    optimizer: str, parallel: dict[str, Any], tiny_data: Path, tmp_path: Path
+) -> None:
     tree = config_tree(tiny_data)
-    stages = [{**tree["stages"][0], "accumulate": 2}, {**tree["stages"][1], "steps": 2, "accumulate": 2}]
+    backbone, sft = ({**stage, "accumulate": 2} for stage in tree["stages"])
+    stages = [backbone, {**sft, "steps": 2, "optimizer": optimizer}]
     moe = {**tree["model"]["moe"], "num_experts": 4}
     config = write_config(
-        tiny_data, tmp_path / "tiny.yaml", stages=stages, model={**tree["model"], "moe": moe}, parallel={"expert": 2}
+        tiny_data, tmp_path / "tiny.yaml", stages=stages, model={**tree["model"], "moe": moe}, parallel=parallel
     )
     run = tmp_path / "run"
     done = torchrun("train", config, "--out", run, "--device", "cpu")
