@@ -13,11 +13,14 @@ from types import ModuleType
 import psutil
 import pytest
 
+from tests.ranks import needs_deepspeed
 from tests.scripts.launching import TWO_RANKS, finish, launch, steps, wait_until
 from tests.tiny import ROOT, write_config
 from timeexpert.errors import UserError
+from timeexpert.parallel import engine
 
 SCRIPTS = sorted(path for pattern in ("*.sh", "*.sbatch", "launch/*.sh") for path in (ROOT / "scripts").glob(pattern))
+ZERO = ("parallel.engine=deepspeed", "parallel.zero=2", "stages.sft.optimizer=adamw")
 
 
 @pytest.fixture
@@ -52,16 +55,22 @@ def test_help_is_the_comment_at_the_top(script: Path) -> None:
     assert f"# {first}" in script.read_text() and f"scripts/{script.relative_to(ROOT / 'scripts')}" in usage
 
 
-@pytest.mark.parametrize("launcher", ["train_node.sh", "train_deepspeed.sh"])
+@pytest.mark.parametrize(
+    ("launcher", "engine_keys"),
+    [
+        ("train_node.sh", ()),
+        pytest.param("train_deepspeed.sh", (), marks=needs_deepspeed),
+        pytest.param("train_deepspeed.sh", ZERO, marks=needs_deepspeed),
+    ],
+    ids=["torchrun", "deepspeed", "deepspeed-zero"],
+)
 def test_two_ranks_stop_with_a_checkpoint_at_any_number_of_signals_and_continue(
-    launcher: str, config: Path, tmp_path: Path
+    launcher: str, engine_keys: tuple[str, ...], config: Path, tmp_path: Path
 ) -> None:
-    if launcher == "train_deepspeed.sh" and importlib.util.find_spec("deepspeed") is None:
-        pytest.skip("DeepSpeed is not installed: pip install -e '.[deepspeed]'")
     run = tmp_path / "run"
     env = {"RANKS_PER_NODE": "2", "DS_ACCELERATOR": "cpu"}
     words = (config, *TWO_RANKS, "stages.sft.steps=30", "train.checkpoint_every=1000", "-o", run, "--stage", "backbone")
-    words += ("--stage", "sft")
+    words += ("--stage", "sft", *engine_keys)
     process = launch(launcher, *words, env=env)
     wait_until(lambda: len(steps(run)) >= 6, process)
     for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
@@ -99,7 +108,9 @@ def test_the_exit_code_of_a_failed_run_is_told(config: Path, tmp_path: Path) -> 
     assert code == 1 and "mix of stage 'a' is empty" in said
 
 
-def test_what_is_missing_is_told_by_name(preflight: ModuleType, config: Path, tmp_path: Path) -> None:
+def test_what_is_missing_is_told_by_name(
+    preflight: ModuleType, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(words: str, *overrides: object, ranks: int = 2, nodes: int = 1, free_gb: float = 0) -> None:
         given = (*TWO_RANKS, "-o", str(tmp_path / "run"), *map(str, overrides))
         with pytest.raises(UserError, match=words):
@@ -114,6 +125,8 @@ def test_what_is_missing_is_told_by_name(preflight: ModuleType, config: Path, tm
     refused(r"model\.pretrained \(nowhere\): no config\.json there", "model.pretrained=nowhere")
     refused(r"stages\.backbone\.accumulate \(2\) batches .* 3 ranks", ranks=1, nodes=3)
     refused(r"parallel\.expert \(2\) does not divide the number of ranks \(3\)", "parallel.expert=2", ranks=3)
+    monkeypatch.setattr(engine, "find_spec", lambda _: None)
+    refused(r"parallel\.engine \('deepspeed'\) needs DeepSpeed, which is not installed", *ZERO)
     refused(r"needs a number of ranks\. Set RANKS_PER_NODE", ranks=0)
     refused(r"--stage 'stf' is not a stage of this config; there are backbone, sft", "--stage", "stf")
     refused(r"GB are free, and MIN_FREE_GB asks for 1e\+09", free_gb=1e9)
