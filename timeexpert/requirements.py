@@ -29,7 +29,7 @@ EXTRAS = {
     "serve": [],
     "eval": ["pycocoevalcap>=1.2"],
     "peft": ["peft>=0.18"],
-    "deepspeed": ["deepspeed>=0.18"],
+    "deepspeed": ["deepspeed>=0.19.8"],
     "megatron": ["megatron-core>=0.16"],
     "triton": ["triton>=3.4"],
     "flash": ["flash-attn>=2.8"],

@@ -5,6 +5,7 @@ The training loop with it is in tests/stages/test_parallel_training.py, beside t
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ class Trained(Model):
 
 def few_steps(runs_in: OneProcess, optimizer: str, discarded: bool) -> dict[str, Any]:
     """Norms, weights and moments after steps of two micro-batches on each of two ranks, or four on one, with an edit of
-    an expert between them. ``discarded``: a step is prepared and not made."""
+    an expert between them. ``discarded``: a step with gradients that are not finite is prepared and not made."""
     model = Trained()
     stage = StageConfig(name="s", kind="sft", steps=9, mix={"v": 1}, optimizer=optimizer, lr=1e-2, weight_decay=0.5)  # type: ignore[arg-type]
     runs_in.shard(model, [model.into], ("training_step",))
@@ -68,17 +69,17 @@ def few_steps(runs_in: OneProcess, optimizer: str, discarded: bool) -> dict[str,
     trained = [p for p in model.parameters() if p.requires_grad]
     stacked, norms = model.moe.experts.gate_up_proj, []
 
-    def gradients(seed: int) -> float:
+    def gradients(seed: int, times: float = 1.0) -> float:
         data = torch.randn(4, 2, 3, 4, generator=torch.Generator().manual_seed(seed)).chunk(runs_in.world_size)
         own = data[runs_in.rank]
         for i, x in enumerate(own):
-            runs_in.backward(model.training_step(x).loss, last=i + 1 == len(own))
+            runs_in.backward(times * model.training_step(x).loss, last=i + 1 == len(own))
         runs_in.reduce_gradients(trained)
         return runs_in.clip_grad_norm_(trained, 1.0)
 
     for step in range(4):
         if discarded and step == 2:
-            gradients(17)
+            assert not math.isfinite(gradients(17, math.nan))
             for each in optimizers:
                 each.zero_grad(set_to_none=True)
         norms.append(gradients(step))
