@@ -194,7 +194,7 @@ def start(config: ParallelConfig, slots: int, device: str = "auto") -> Iterator[
     """The engine of this process and the device it uses; what was started is ended.
 
     Without a launcher it is :class:`OneProcess`, with no process group. ``slots``: expert slots of a layer.
-    Raises ConfigError for degrees that do not fit the number of ranks.
+    Raises ConfigError for degrees that do not fit the number of ranks, UserError where DeepSpeed is needed and missing.
     """
     if config.engine == "deepspeed":
         check_deepspeed()  # one process does without, but the run was meant for several
