@@ -282,7 +282,8 @@ class _State(MutableMapping[str, Tensor]):
         if name == "step":
             return self._steps()[0].clone()
         whole = safe_get_full_optimizer_state(self.parameter, name)
-        return whole.view(self.owner.shape(self.parameter)).cpu()  # type: ignore[no-any-return]
+        shaped: Tensor = whole.view(self.owner.shape(self.parameter))
+        return shaped.cpu()
 
     def __setitem__(self, name: str, value: Tensor) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
