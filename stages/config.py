@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from timeexpert.config import ConfigError
+from timeexpert.data.mixes import load_mix
+from timeexpert.data.mixture import MixBy
 from timeexpert.data.records import TASKS
 from timeexpert.data.scenes import SynthConfig
 from timeexpert.moe import MoEConfig
@@ -147,10 +149,12 @@ class DataConfig:
 class StageConfig:
     """One training stage.
 
-    ``kind`` says what is trained (``trains`` overrides it with names of parts); ``mix`` maps data-set names to
-    weights; ``num_frames``: frames per video, one of them drawn per video (``growing``: the first of them at the
-    start of the stage, the last at its end; needs ``batch_videos`` alone); ``snap``: target times to sampled
-    frames (``none`` keeps them, ``nearest`` as TRACE, ``inside``: first and last sampled frame of the event).
+    ``kind`` says what is trained (``trains`` overrides it with names of parts); ``mix`` maps data-set names to weights,
+    or names a mix file: ``data/stage1`` (docs/mixes.md); ``mix_by``: weights are shares of the videos drawn
+    (``samples``) or of their tokens, padding left out; ``num_frames``: frames per video, one of them drawn per video
+    (``growing``: the first of them at the start of the stage, the last at its end; needs ``batch_videos`` alone);
+    ``snap``: target times to sampled frames (``none`` keeps them, ``nearest`` as TRACE, ``inside``: first and last
+    sampled frame of the event).
     A batch holds at most ``batch_videos`` videos and ``batch_tokens`` padded tokens; ``accumulate`` batches make one
     optimizer step, over all ranks together. ``optimizer``: ``adamw`` (the paper's); ``muon`` for the matrices of
     attention and shared experts with ``adamw`` for the rest, at ``matrix_lr`` (None: ``lr``): fewer steps from nothing
@@ -163,6 +167,7 @@ class StageConfig:
     kind: Literal["backbone", "task_modules", "moe_pretraining", "sft"]
     steps: int
     mix: dict[str, float]
+    mix_by: MixBy = "samples"
     trains: tuple[str, ...] | None = None
     tasks: tuple[str, ...] = TASKS
     num_frames: tuple[int, ...] = (128,)
@@ -309,6 +314,26 @@ class RunConfig:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     synth: dict[str, SynthConfig] = field(default_factory=dict)  # made by quickstart before training
+
+    @staticmethod
+    def prepare(tree: dict[str, Any]) -> dict[str, Any]:
+        """``tree`` with the mix files that stages name (``mix: data/stage1``) written out.
+
+        A data set of a mix is the shard folder of its name, unless ``data.train`` gives it another.
+        """
+        stages, data = tree.get("stages"), tree.get("data") or {}
+        if not isinstance(stages, list) or not isinstance(data, dict):
+            return tree  # refused later, with its place
+        train = dict(data.get("train") or {})
+        written = []
+        for stage in stages:
+            if isinstance(stage, dict) and isinstance(stage.get("mix"), str):
+                mix = load_mix(stage["mix"])
+                shares = {dataset.name: mix.mix[dataset.name] for dataset, _ in mix.used()}
+                train = {name: name for name in shares} | train
+                stage = {"mix_by": mix.mix_by, **stage, "mix": shares}
+            written.append(stage)
+        return tree | {"stages": written, "data": data | {"train": train}}
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]

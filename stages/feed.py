@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,14 +21,30 @@ class FeedError(UserError):
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """What came from one data set: videos (rows), questions about them, tokens without padding."""
+
+    videos: int = 0
+    questions: int = 0
+    tokens: int = 0
+
+    def __add__(self, other: Drawn) -> Drawn:
+        return Drawn(self.videos + other.videos, self.questions + other.questions, self.tokens + other.tokens)
+
+
+@dataclass(frozen=True)
 class Notice:
-    """What every rank knows of a batch. ``labels``: labels of each stream, see ``TimeExpert.label_counts``."""
+    """What every rank knows of a batch. ``labels``: labels of each stream, see ``TimeExpert.label_counts``.
+
+    ``drawn``: by the place of a data set in the stage's mix.
+    """
 
     readable: bool
     sample_ids: tuple[str, ...]
     dropped: tuple[tuple[str, str], ...]
     tokens: int
     labels: dict[str, float]
+    drawn: dict[int, Drawn] = field(default_factory=dict)
 
 
 @dataclass
@@ -61,6 +77,11 @@ class Step:
     def tokens(self) -> int:
         """Tokens of the whole step, without padding."""
         return sum(notice.tokens for notice in self.notices)
+
+    @property
+    def drawn(self) -> dict[int, Drawn]:
+        """What the whole step drew from each data set, by its place in the stage's mix."""
+        return _added((dataset, drawn) for notice in self.notices for dataset, drawn in notice.drawn.items())
 
     @property
     def sample_ids(self) -> list[str]:
@@ -144,7 +165,7 @@ class Feed:
         if not isinstance(batch, VideoBatch):  # only reasons
             return None, Notice(False, (), tuple(batch), 0, {})
         tokens = int(batch.attention_mask.sum())
-        return batch, Notice(True, batch.sample_ids, batch.dropped, tokens, self.label_counts(batch))
+        return batch, Notice(True, batch.sample_ids, batch.dropped, tokens, self.label_counts(batch), _drawn(batch))
 
     def _append(self, loaded: _Loaded) -> None:
         self._waiting.append(loaded)
@@ -179,3 +200,18 @@ class Feed:
             if receiver == self.engine.rank:
                 mine.append(sent)
         return [batch for batch in mine if batch is not None]
+
+
+def _drawn(batch: VideoBatch) -> dict[int, Drawn]:
+    """What each data set gave to one batch."""
+    tokens = batch.attention_mask.sum(1).tolist()
+    questions = [1] * len(tokens) if batch.turns is None else batch.turns.amax(1).tolist()
+    rows = (Drawn(1, asked, size) for asked, size in zip(questions, tokens, strict=True))
+    return _added(zip(batch.datasets, rows, strict=False))  # batches of other making say no data sets
+
+
+def _added(parts: Iterable[tuple[int, Drawn]]) -> dict[int, Drawn]:
+    sums: dict[int, Drawn] = {}
+    for dataset, drawn in parts:
+        sums[dataset] = sums.get(dataset, Drawn()) + drawn
+    return dict(sorted(sums.items()))

@@ -147,6 +147,7 @@ class StageRun:
                 figures["tokens_per_s"] = step.tokens / (time.monotonic() - began)
                 own_tokens = sum(int(batch.attention_mask.sum()) for batch in step.micro)
                 self.clock.end_step(step.tokens, len(step.sample_ids), own_tokens)
+                self._record_drawn(step)
                 if self.train.log_samples:
                     self.run.record({**self._place, "samples": step.sample_ids}, self.run.samples)
                 if problem is None:
@@ -236,6 +237,12 @@ class StageRun:
             self.run.record(row)
             self._draw(writer, expert_scalars(row))
             self.statistics.reset()
+
+    def _record_drawn(self, step: Step) -> None:
+        """What each data set of the mix gave to this step."""
+        names = list(self.stage.mix)
+        drawn = {names[dataset]: asdict(amounts) for dataset, amounts in step.drawn.items()}
+        self.run.record({"kind": "drawn", **self._place, "datasets": drawn})
 
     def _record_speed(self, writer: SummaryWriter | None) -> None:
         """Where the time of the steps since the last record went, and which rank the others wait for."""

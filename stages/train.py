@@ -194,7 +194,7 @@ class Trainer:
         )
         sources = [VideoQuestions(self.dataset(self.config.data.train[name]), stage.tasks) for name in stage.mix]
         load = BatchLoader(sources, self.reader, self._codec(text), text, reading)
-        mixture = Mixture([len(s) for s in sources], list(stage.mix.values()), self.config.train.seed)
+        mixture = Mixture([len(s) for s in sources], list(stage.mix.values()), self.config.train.seed, stage.mix_by)
         # rows are cut at max_tokens, which batch_tokens is never below: the planner has nothing to drop
         planner = BatchPlanner(mixture, load.length, stage.batch_tokens, stage.batch_videos)
         workers, rank, ranks = self.config.data.num_workers, self.engine.rank, self.engine.world_size

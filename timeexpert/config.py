@@ -43,12 +43,16 @@ class _Loader(yaml.SafeLoader):
 
 
 def load(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] = ()) -> T:
-    """Build config ``cls`` from its defaults, a YAML file and ``key.path=value`` overrides, in that order."""
+    """Build config ``cls`` from its defaults, a YAML file and ``key.path=value`` overrides, in that order.
+
+    A class may have a ``prepare(tree)`` that returns the merged tree with short forms written out.
+    """
     tree, files = read_tree(path) if path is not None else ({}, [])
     for override in overrides:
         _apply_override(tree, override)
+    prepare = getattr(cls, "prepare", lambda tree: tree)
     try:
-        return from_tree(cls, tree)
+        return from_tree(cls, prepare(tree))
     except ConfigError as error:
         where = f"{files[0]}{''.join(f', which extends {file}' for file in files[1:])}: " if files else ""
         raise ConfigError(f"{where}{error}") from None

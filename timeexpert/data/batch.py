@@ -19,7 +19,8 @@ class VideoBatch:
     frames of row 0, then row 1, ... as the vision placeholders occur. Several questions about one video share its
     frames: ``turns`` (B, S) int64 is 0 for the video, 1, 2, ... for each question with its answer, -1 for padding,
     and ``position_ids`` (B, S) start again behind the video for each, so that packing changes no result.
-    ``sample_ids``: the questions inside. ``dropped``: (sample or video, reason) of what could not be read.
+    ``sample_ids``: the questions inside. ``datasets``: of each row, the place of its data set in the stage's mix.
+    ``dropped``: (sample or video, reason) of what could not be read.
     """
 
     input_ids: Tensor
@@ -29,6 +30,7 @@ class VideoBatch:
     position_ids: Tensor | None = None
     turns: Tensor | None = None
     sample_ids: tuple[str, ...] = ()
+    datasets: tuple[int, ...] = ()
     dropped: tuple[tuple[str, str], ...] = ()
 
     def to(self, device: torch.device) -> VideoBatch:
@@ -71,5 +73,6 @@ def join_batches(batches: Sequence[VideoBatch], pad_id: int) -> VideoBatch:
         position_ids=join(given, 0) if packed else None,
         turns=join(turns, -1) if packed else None,
         sample_ids=tuple(i for b in batches for i in b.sample_ids),
+        datasets=tuple(i for b in batches for i in b.datasets),
         dropped=tuple(d for b in batches for d in b.dropped),
     )

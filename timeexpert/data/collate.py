@@ -52,7 +52,7 @@ class Reading:
 
 @dataclass
 class Row:
-    """One video with its questions, as lists of ids; ``frames`` uint8 [n, H, W, 3]."""
+    """One video with its questions, as lists of ids; ``frames`` uint8 [n, H, W, 3]; ``dataset``: its place in a mix."""
 
     ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
@@ -60,6 +60,7 @@ class Row:
     positions: list[int] = field(default_factory=list)
     frames: np.ndarray | None = None
     sample_ids: list[str] = field(default_factory=list)
+    dataset: int = 0
 
     def add(self, ids: Sequence[int], turn: int, start: int, labelled: bool) -> None:
         """Append ids of one turn at positions ``start``, ``start + 1``, ..."""
@@ -150,6 +151,7 @@ def pad_rows(rows: Sequence[Row], pad_id: int, dropped: Sequence[tuple[str, str]
         position_ids=None if alone else positions,
         turns=None if alone else turns,
         sample_ids=tuple(i for row in rows for i in row.sample_ids),
+        datasets=tuple(row.dataset for row in rows),
         dropped=tuple(dropped),
     )
 
@@ -227,6 +229,7 @@ class BatchLoader:
         except UserError as error:
             return None, [(sample.id, str(error)) for sample in samples]
         row, dropped = build_row(self.codec, self.text, samples, frames, shown_s, reading)
+        row.dataset = ref.dataset
         return (row if row.sample_ids else None), dropped
 
     def __call__(self, refs: list[SampleRef]) -> VideoBatch | list[tuple[str, str]]:

@@ -1,8 +1,8 @@
 """Which samples come next: a deterministic endless stream over data sets, and batches planned from it.
 
-The whole state is how many samples each data set has given so far. Which data set is next is a function of
-those counts, and the order within a data set is a function of (seed, data set, epoch). Resume is therefore
-exact in the middle of an epoch, for any number of workers.
+The whole state is how many samples each data set has given so far and, where weights count tokens, how many tokens.
+Which data set is next is a function of those counts, and the order within a data set is a function of (seed, data
+set, epoch). Resume is therefore exact in the middle of an epoch, for any number of workers.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from timeexpert.errors import UserError
+
+
+MixBy = Literal["samples", "tokens"]
 
 
 class MixtureError(UserError):
@@ -40,10 +43,12 @@ class Mixture:
 
     Weights are relative (``[2, 1]`` is two of three samples from the first); weight 0 is never drawn. With n samples
     drawn so far, the next data set is the one that is furthest behind its share: argmax of
-    ``share * (n + 1) - consumed``, the first of equals. ``seed`` is an integer >= 0. Raises :class:`MixtureError`.
+    ``share * (n + 1) - consumed``, the first of equals. With ``by="tokens"`` shares are of tokens: n and consumed
+    count those instead, and :meth:`count` must be told the tokens of each draw before the next one. ``seed`` is an
+    integer >= 0. Raises :class:`MixtureError`.
     """
 
-    def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int) -> None:
+    def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int, by: MixBy = "samples") -> None:
         if not sizes or len(sizes) != len(weights):
             raise MixtureError(f"sizes ({len(sizes)}) and weights ({len(weights)}) must have one entry per data set.")
         for i, (size, weight) in enumerate(zip(sizes, weights, strict=True)):
@@ -55,10 +60,14 @@ class Mixture:
             raise MixtureError(f"weights ({list(weights)}) are all 0; give at least one data set a weight > 0.")
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise MixtureError(f"seed ({seed!r}) must be an integer >= 0.")
+        if by not in get_args(MixBy):
+            raise MixtureError(f"by ({by!r}) must be one of {', '.join(get_args(MixBy))}.")
+        self.by = by
         self.sizes = [int(s) for s in sizes]
         self.weights = [float(w) for w in weights]
         self.seed = seed
         self.consumed = [0] * len(self.sizes)
+        self.tokens = [0] * len(self.sizes)  # stays 0 where samples are counted
         largest = max(self.weights)
         total = sum(w / largest for w in self.weights)  # scaled first: huge weights must not add up to infinity
         self._shares = [w / largest / total for w in self.weights]
@@ -67,13 +76,28 @@ class Mixture:
     def next(self) -> SampleRef:
         """Draw the next sample."""
         serial = sum(self.consumed)
+        given = self.tokens if self.by == "tokens" else self.consumed
+        total = sum(given)
         dataset, furthest = 0, -inf
-        for i, (share, consumed) in enumerate(zip(self._shares, self.consumed, strict=True)):
-            if share > 0 and (behind := share * (serial + 1) - consumed) > furthest:
+        for i, (share, amount) in enumerate(zip(self._shares, given, strict=True)):
+            if share > 0 and (behind := share * (total + 1) - amount) > furthest:
                 dataset, furthest = i, behind
         epoch, position = divmod(self.consumed[dataset], self.sizes[dataset])
         self.consumed[dataset] += 1
         return SampleRef(dataset, int(self._order(dataset, epoch)[position]), epoch, serial)
+
+    def count(self, ref: SampleRef, tokens: int) -> None:
+        """Note that ``ref``, the latest draw, has ``tokens`` tokens."""
+        if self.by == "tokens":
+            self.tokens[ref.dataset] += tokens
+
+    def place(self) -> tuple[list[int], list[int]]:
+        """Where the stream is; :meth:`go_back` returns to it."""
+        return list(self.consumed), list(self.tokens)
+
+    def go_back(self, place: tuple[list[int], list[int]]) -> None:
+        """Undo all draws since :meth:`place` gave ``place``."""
+        self.consumed, self.tokens = list(place[0]), list(place[1])
 
     def _order(self, dataset: int, epoch: int) -> np.ndarray:
         """The permutation of a data set in one epoch; only the latest is kept in memory."""
@@ -86,18 +110,22 @@ class Mixture:
         return kept[1]
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain JSON: consumed counts, and what they belong to."""
-        return {
+        """Plain JSON: consumed counts, and what they belong to. Token counts only where they matter."""
+        state = {
             "seed": self.seed,
             "sizes": list(self.sizes),
             "weights": list(self.weights),
             "consumed": list(self.consumed),
         }
+        return state | {"tokens": list(self.tokens)} if self.by == "tokens" else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state``. Raises :class:`MixtureError` that says what changed since it was saved."""
         _check_keys(state, ("seed", "sizes", "weights", "consumed"))
         mine, changes = self.state_dict(), []
+        was_by = "tokens" if "tokens" in state else "samples"
+        if was_by != self.by:
+            changes.append(f"weights counted {was_by}, they count {self.by}")
         if state["seed"] != self.seed:
             changes.append(f"seed was {state['seed']}, is {self.seed}")
         for name in ("sizes", "weights"):
@@ -111,12 +139,13 @@ class Mixture:
                 f"the saved data state belongs to another mixture: {'; '.join(changes)}. "
                 "Restore these settings, or start the data afresh without the saved state."
             )
-        counts = state["consumed"]
-        if len(counts) != len(self.sizes) or any(not isinstance(c, int) or c < 0 for c in counts):
-            raise MixtureError(
-                f"consumed ({counts!r}) in the saved data state must be {len(self.sizes)} integers >= 0."
-            )
-        self.consumed = list(counts)
+        for name in ("consumed", "tokens") if self.by == "tokens" else ("consumed",):
+            counts = state[name]
+            if len(counts) != len(self.sizes) or any(not isinstance(c, int) or c < 0 for c in counts):
+                raise MixtureError(
+                    f"{name} ({counts!r}) in the saved data state must be {len(self.sizes)} integers >= 0."
+                )
+        self.go_back((state["consumed"], state.get("tokens", self.tokens)))
 
 
 @dataclass(frozen=True)
@@ -173,7 +202,7 @@ class BatchPlanner:
             before, ref, tokens = self._draw()
             if refs and self.max_tokens is not None and (len(refs) + 1) * max(longest, tokens) > self.max_tokens:
                 # Undo this draw: it is repeated as the first of the next batch, and the counts remain the whole state.
-                self.mixture.consumed = before
+                self.mixture.go_back(before)
                 break
             refs.append(ref)
             longest = max(longest, tokens)
@@ -181,13 +210,14 @@ class BatchPlanner:
         self._state = self._snapshot()
         return PlannedBatch(refs, self._snapshot())
 
-    def _draw(self) -> tuple[list[int], SampleRef, int]:
-        """The next sample that is short enough: the counts before it was drawn, the draw, its length."""
+    def _draw(self) -> tuple[tuple[list[int], list[int]], SampleRef, int]:
+        """The next sample that is short enough: the place before it was drawn, the draw, its length."""
         while True:
-            before = list(self.mixture.consumed)
+            before = self.mixture.place()
             ref = self.mixture.next()
             tokens = int(self.length(ref))
             if self.longest_allowed is None or tokens <= self.longest_allowed:
+                self.mixture.count(ref, tokens)
                 self._drops_in_a_row[ref.dataset] = 0
                 return before, ref, tokens
             self.dropped += 1

@@ -33,6 +33,26 @@ GOOD = {
     "youcook2": {"duration": 9, "annotations": [{"segment": [1, 2], "sentence": "a"}]},
     "caption_coco": {"image_id": "a.mp4", "duration": 9, "segments": [[1, 2]], "pure_cap": "a"},
     "activitynet_captions": {"duration": 9, "timestamps": [[1, 2]], "sentences": ["a"]},
+    "choice_csv": {"video": "v", "question": "?", "answer": "1", "qid": "0", "a0": "a", "a1": "b"},
+    "internvid": [
+        {"YoutubeID": "v", "Start_timestamp": "00:00:01.5", "End_timestamp": "00:00:02.0", "Caption": "a"},
+    ],
+    "llava_image": {"image": "a.jpg", "conversations": TALK},
+    "moment10m": {
+        "qa_data": [
+            {
+                "variables": {"moment": [[1, 2], [3, 4]], "content": "a"}, "match_score": 1,
+                "conversations": [{"User": "When?", "Assistant": "In {moment}."}, {"User": "{moment}?", "Assistant": "b"}],
+            },
+        ],
+    },
+    "sharegpt4video": {"video_id": "v", "video_path": "a.mp4", "captions": [{"idx": "-1", "content": "a"}]},
+    "star": {
+        "question_id": "q", "video_id": "v", "start": 1, "end": 2.5, "question": "?", "answer": "a",
+        "choices": [{"choice_id": 0, "choice": "a"}],
+    },
+    "textvr": {"path": "a.mp4", "captions_info": [{"caption": "a", "caption_info": {"duration": 9, "desc_id": 1}}]},
+    "videochatgpt": {"q": "?", "a": "b", "video_id": "v"},
 }  # fmt: skip
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)

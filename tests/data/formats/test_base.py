@@ -186,7 +186,7 @@ def test_a_missing_file_and_one_that_is_too_large_are_refused(tmp_path, monkeypa
     monkeypatch.setattr("timeexpert.data.formats.reading.MAX_JSON_BYTES", 3)
     (tmp_path / "big.json").write_text("[1, 2]")
     with pytest.raises(FormatError, match=r"big.json: 6 bytes is more .* one record per line"):
-        list(convert("llava", tmp_path / "big.json"))
+        list(convert("caption_coco", tmp_path / "big.json"))
 
 
 @pytest.mark.parametrize(

@@ -14,15 +14,23 @@ from timeexpert.data.formats import (
     activitynet_captions,
     caption_coco,
     charades_sta,
+    choice_csv,
     etbench,
+    internvid,
     lighthouse,
     llava,
+    llava_image,
+    moment10m,
     museg,
     qvhighlights,
     samples,
+    sharegpt4video,
+    star,
+    textvr,
     timed_clips,
     timeit,
     trace,
+    videochatgpt,
     youcook2,
 )
 from timeexpert.data.formats.base import Converted, ConvertOptions, Format, Rejected, read_durations
@@ -45,8 +53,9 @@ __all__ = [
 
 # in the order in which detect() asks them: the more particular one first
 _MODULES = (
-    charades_sta, samples, qvhighlights, lighthouse, etbench, museg, timeit, trace, llava, timed_clips,
-    youcook2, caption_coco, activitynet_captions,
+    charades_sta, choice_csv, samples, qvhighlights, lighthouse, etbench, museg, timeit, trace, llava_image, llava,
+    timed_clips, youcook2, caption_coco, activitynet_captions, videochatgpt, textvr, sharegpt4video, internvid, star,
+    moment10m,
 )  # fmt: skip
 FORMATS: dict[str, Format] = {module.FORMAT.name: module.FORMAT for module in _MODULES}
 

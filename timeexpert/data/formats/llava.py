@@ -5,6 +5,7 @@ Each turn stands alone: later questions do not see earlier ones. ``meta.turn`` a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from timeexpert.data.formats.base import Draft, Drafts, Format, RawEvent, fields_of
@@ -14,7 +15,12 @@ from timeexpert.data.formats.reading import Row, records
 
 def _drafts(row: Row) -> Drafts:
     value = fields_of(row.value, "conversations")
-    video, pairs = video_of(value), turns(value["conversations"])
+    yield from turn_drafts(row, value, video_of(value))
+
+
+def turn_drafts(row: Row, value: dict[str, Any], video: str) -> Iterator[Draft]:
+    """A general draft about ``video`` per turn of ``value["conversations"]``."""
+    pairs = turns(value["conversations"])
     for i, (question, answer) in enumerate(pairs):
         yield Draft(
             key=f"{row.key}:{i}",

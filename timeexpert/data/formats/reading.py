@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from timeexpert.data.formats.streaming import BrokenJsonError, json_members
 from timeexpert.data.records import SampleError, parse_json
 from timeexpert.errors import UserError
 
@@ -71,8 +74,44 @@ def records(path: Path) -> Iterator[Row]:
     if _head(path)[:1] != "[":
         yield from json_lines(path)
         return
-    for i, value in enumerate(load_json(path)):
-        yield Row(f"{path.name}[{i}]", str(i), value)
+    for key, value in streamed(path):
+        yield Row(f"{path.name}[{key}]", key, value)
+
+
+def streamed(path: Path) -> Iterator[tuple[str, Any]]:
+    """(index or name, value) of the members of a JSON list or object, in the memory of one. Raises `FormatError`."""
+    check_file(path)
+    try:
+        yield from json_members(path)
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path}: not UTF-8: {error.reason}. Save the file as UTF-8.") from None
+    except BrokenJsonError as error:
+        raise FormatError(f"{path}:{error.line}: not JSON: {error}. Is the file complete?") from None
+
+
+def csv_rows(path: Path) -> Iterator[Row]:
+    """A row, an object by column, per record of a CSV file whose first line names the columns."""
+    check_file(path)
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(iter(partial(file.readline, MAX_LINE_BYTES), ""), strict=True)
+        try:
+            columns = next(reader, [])
+            while True:
+                where, problem, values = f"{path.name}:{reader.line_num + 1}", "", []
+                try:
+                    values = next(reader, None)
+                except csv.Error as error:
+                    problem = f"not CSV: {error}"
+                if values is None:
+                    return
+                if not problem and len(values) != len(columns):
+                    problem = f"{len(values)} fields; the first line names {len(columns)}"
+                value = values if problem else dict(zip(columns, values, strict=True))
+                yield Row(where, str(reader.line_num), value, problem)
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{path}: not UTF-8: {error.reason}. Save the file as UTF-8.") from None
+        except csv.Error as error:
+            raise FormatError(f"{path}:1: not CSV: {error}.") from None
 
 
 def members(path: Path, tree: Any, where: str = "") -> Iterator[Row]:
@@ -113,7 +152,7 @@ def peek(path: Path) -> Any:
     check_file(path)
     head = _head(path)[:1]
     if head == "[":
-        return next(iter(load_json(path)), None)
+        return next((value for _, value in streamed(path)), None)
     first = next(text_lines(path), None)
     if first is None:
         return None

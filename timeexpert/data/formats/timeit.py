@@ -1,11 +1,12 @@
 """TimeIT (Ren et al., TimeChat, CVPR 2024): ``{video, QA: [{q, a}], source}`` with times written into the answers.
 
-Answers are read strictly, as TimeIT's construction writes them, and whole: what is left over makes a rejection.
+VTG-IT (Guo et al., VTG-LLM, AAAI 2025) too, whose files may spell numbers in tokens (``<TIME_ONE><TIME_DOT>``). Answers are read strictly, as TimeIT's construction writes them, and whole: what is left over makes a rejection.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from timeexpert.data.formats.base import (
@@ -31,6 +32,12 @@ _HIGHLIGHTS = re.compile(
     rf"Their saliency scores are ({_LIST})\.",
     re.ASCII,
 )
+_SCORED_START = re.compile(
+    rf"(?:\A|(?<=\.)\s+)({_NUMBER}) seconds?, significance score: ({_NUMBER}), ", re.ASCII | re.IGNORECASE
+)
+_DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
+_TOKENS = {f"<TIME_{word}>": str(digit) for digit, word in enumerate(_DIGITS)} | {"<TIME_DOT>": "."}
+_TOKEN = re.compile("|".join(_TOKENS))
 _EVENT_START = re.compile(rf"(?:\A|(?<=\.)\s+){_SPAN} seconds, ", re.ASCII)
 _SPEECH = "Transcribed speech: "
 
@@ -46,8 +53,10 @@ def _drafts(row: Row) -> Drafts:
 
 def _turn_draft(value: dict[str, Any], turn: Any, key: str, at: str) -> Draft:
     turn = fields_of(turn, "q", "a")
-    question = text_of(turn["q"], "q")
-    task, events = parse_answer(text_of(turn["a"], "a"), quoted(question))
+    question, answer = (_TOKEN.sub(lambda match: _TOKENS[match[0]], text_of(turn[name], name)) for name in ("q", "a"))
+    task, events = parse_answer(answer, quoted(question))
+    if task == "dense_captioning" and len(events) == 1 and _says(question, events[0].text):
+        task = "moment_retrieval"  # VTG-IT: the answer repeats the query behind its time
     return Draft(
         key=key,
         video=value["video"],
@@ -73,6 +82,10 @@ def parse_answer(answer: str, query: str) -> tuple[str, list[RawEvent]]:
             said = f"{match[1]} moments, " if match[1] else ""
             raise RowError("unparsed", f"the answer has {said}{len(times)} times and {len(scores)} scores.")
         return "highlight_detection", [RawEvent([t], [s], query) for t, s in zip(times, scores, strict=True)]
+    if scored := list(_SCORED_START.finditer(answer)):
+        return "highlight_detection", [
+            RawEvent([float(match[1])], [float(match[2])], text) for match, text in _divided(answer, scored)
+        ]
     text = answer.removeprefix(_SPEECH)
     if text == "None.":
         raise RowError("no_label", "the answer is 'None.': there is no speech to give times to.")
@@ -83,11 +96,20 @@ def parse_answer(answer: str, query: str) -> tuple[str, list[RawEvent]]:
             f"the answer must be 'start - end seconds, caption.' and so on, or one of the other ways in which TimeIT "
             f"writes times, not {answer[:80]!r}.",
         )
-    events = []
+    return "dense_captioning", [RawEvent(_times(match), (), caption) for match, caption in _divided(text, starts)]
+
+
+def _divided(text: str, starts: list[re.Match[str]]) -> Iterator[tuple[re.Match[str], str]]:
+    """Each beginning of an event in ``text`` with the caption behind it. Raises :class:`RowError`."""
+    if starts[0].start():
+        raise RowError("unparsed", f"the answer begins with {text[: starts[0].start()][:80]!r}, before its first event.")
     for match, stop in zip(starts, [*(m.start() for m in starts[1:]), len(text)], strict=True):
-        caption = text[match.end() : stop].strip().removesuffix(".")
-        events.append(RawEvent(_times(match), (), text_of(caption, "caption")))
-    return "dense_captioning", events
+        yield match, text_of(text[match.end() : stop].strip().removesuffix("."), "caption")
+
+
+def _says(question: str, caption: str) -> bool:
+    """Whether the words of ``caption`` stand in ``question``, as its query."""
+    return caption.strip().rstrip(".").lower() in question.lower()
 
 
 def _times(match: re.Match[str]) -> list[float]:
