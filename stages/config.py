@@ -328,7 +328,7 @@ class RunConfig:
         written = []
         for stage in stages:
             if isinstance(stage, dict) and isinstance(stage.get("mix"), str):
-                mix = load_mix(stage["mix"])
+                mix = load_mix(stage["mix"])  # a data set of weight 0 need not be there
                 shares = {dataset.name: mix.mix[dataset.name] for dataset, _ in mix.used()}
                 train = {name: name for name in shares} | train
                 stage = {"mix_by": mix.mix_by, **stage, "mix": shares}

@@ -51,7 +51,7 @@ class Report:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.add_argument("format", help="name of the format, or auto to guess it from the file; 'list' lists the names")
-    parser.add_argument("input", type=Path, nargs="?", help="annotation file")
+    parser.add_argument("inputs", type=Path, nargs="*", metavar="INPUT", help="annotation file, or several")
     parser.add_argument(
         "-o", "--output", type=Path, help="samples go here (OUT.jsonl), rejections to OUT.rejected.jsonl"
     )
@@ -62,13 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--task", action="append", help="keep only samples of this task; may be repeated")
     parser.add_argument("--source", help="name of the data set (default: the format's name)")
-    parser.add_argument("--limit", type=int, help="read only the first N rows")
+    parser.add_argument("--limit", type=int, help="read only the first N rows of each INPUT")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Convert; 0 where there are samples, 1 where there are none."""
-    from itertools import islice
+    from itertools import chain, islice
 
     from timeexpert.data.formats import ConvertOptions, detect, get, read_durations
 
@@ -84,10 +84,13 @@ def run(args: argparse.Namespace) -> int:
         clip_to_duration=args.clip_to_duration,
         **options,
     )
-    chosen = get(detect(args.input) if args.format == "auto" else args.format)
-    report = Report(chosen.name, str(output), str(rejected_output))
-    rows = report.rows_of(islice(chosen.rows(args.input), args.limit))
-    _write(chosen.convert(args.input, convert_options, rows), report, output, rejected_output)
+    chosen = [get(detect(path) if args.format == "auto" else args.format) for path in args.inputs]
+    report = Report(", ".join(dict.fromkeys(c.name for c in chosen)), str(output), str(rejected_output))
+    items = (
+        c.convert(path, convert_options, report.rows_of(islice(c.rows(path), args.limit)))
+        for c, path in zip(chosen, args.inputs, strict=True)
+    )
+    _write(chain.from_iterable(items), report, output, rejected_output)
     _print_report(report, args.json)
     return 0 if report.samples else 1
 
@@ -95,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 def _outputs(args: argparse.Namespace) -> tuple[Path, Path]:
     from timeexpert.errors import UserError
 
-    if args.input is None or args.output is None:
+    if not args.inputs or args.output is None:
         raise UserError("data convert needs INPUT and -o OUT.jsonl. 'timeexpert data convert list' lists the formats.")
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit ({args.limit}) must be 1 or more.")
@@ -103,9 +106,13 @@ def _outputs(args: argparse.Namespace) -> tuple[Path, Path]:
         raise UserError(f"--output ({args.output}) must end in .jsonl: samples are written one per line.")
     if not args.output.parent.is_dir():
         raise UserError(f"--output ({args.output}): there is no folder {args.output.parent}. Make it first.")
+    names = [path.stem for path in args.inputs]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"INPUT {name!r} is there twice: ids are made from file names. Convert them one by one.")
     rejected = args.output.with_suffix(".rejected.jsonl")
     for path in (args.output, rejected):
-        if path.exists() and args.input.exists() and path.samefile(args.input):
+        if path.exists() and any(given.exists() and path.samefile(given) for given in args.inputs):
             raise UserError(f"--output would overwrite the input ({path}). Give another name.")
     return args.output, rejected
 

@@ -137,6 +137,19 @@ class Format:
                         seen.add(item.id)
                 yield item
 
+    def videos_of(self, row: Row, options: ConvertOptions) -> list[str]:
+        """The video paths that the samples of ``row`` would have, unchecked otherwise; none of what cannot be read."""
+        videos = []
+        try:
+            for draft in [] if row.problem else self.drafts(row):
+                if isinstance(draft, Sample):
+                    videos.append(draft.video)
+                elif isinstance(draft, Draft) and draft.task in options.tasks:
+                    videos.append(_video(draft, options)[0])
+        except (RowError, SampleError):
+            pass  # conversion says why
+        return list(dict.fromkeys(videos))
+
     def _convert_row(self, row: Row, stem: str, options: ConvertOptions) -> Iterator[Converted]:
         if row.problem:
             yield Rejected(row.where, "malformed", row.problem, row.value)
