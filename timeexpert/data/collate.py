@@ -16,6 +16,7 @@ from timeexpert.data.batch import VideoBatch
 from timeexpert.data.frames import FrameReader
 from timeexpert.data.mixture import SampleRef
 from timeexpert.data.records import SEGMENT_TASKS, Sample
+from timeexpert.data.shard_index import VideoRecord
 from timeexpert.data.shards import ShardDataset
 from timeexpert.errors import UserError
 from timeexpert.tokenization import Event, EventCodec, EventSequence
@@ -170,7 +171,16 @@ class VideoQuestions:
 
     def pick(self, index: int, count: int, rng: np.random.Generator) -> list[Sample]:
         """At most ``count`` questions of the ``index``-th video, in random order."""
-        samples = [s for s in self.dataset.video(int(self.videos[index])).samples if s.task in self.tasks]
+        return self._pick(self.dataset.video(int(self.videos[index])), count, rng)
+
+    def frames_and_pick(self, index: int, count: int, rng: np.random.Generator) -> tuple[int | None, list[Sample]]:
+        """How many frames the ``index``-th video has (None: its shard does not say), and what :meth:`pick` gives."""
+        record = self.dataset.video(int(self.videos[index]))
+        frames = record.info.get("num_frames")
+        return frames if isinstance(frames, int) and frames > 0 else None, self._pick(record, count, rng)
+
+    def _pick(self, record: VideoRecord, count: int, rng: np.random.Generator) -> list[Sample]:
+        samples = [s for s in record.samples if s.task in self.tasks]
         return [samples[i] for i in rng.permutation(len(samples))[:count]]
 
 
@@ -195,10 +205,11 @@ class BatchLoader:
         return np.random.default_rng([self.reading.seed, ref.dataset, ref.serial])
 
     def length(self, ref: SampleRef) -> int:
-        """Tokens of a draw, before decoding anything (an upper bound: a short clip has fewer frames)."""
+        """Tokens of a draw, before decoding anything (an upper bound: one frame may be on screen at several times)."""
         rng, reading = self._rng(ref), self.reading
         frames = reading.count(ref, rng)
-        samples = self.sources[ref.dataset].pick(ref.index, reading.questions_per_video, rng)
+        there, samples = self.sources[ref.dataset].frames_and_pick(ref.index, reading.questions_per_video, rng)
+        frames = min(frames, there or frames)
         per_frame = reading.tokens_per_frame + self.codec.time_format.width
         total = len(self.text.prompt("")[0]) + frames * per_frame
         for sample in samples:
