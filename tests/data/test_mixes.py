@@ -12,7 +12,8 @@ from timeexpert.stages.config import RunConfig
 VTG_IT = {"vtg_it_dvc", "vtg_it_mr", "vtg_it_vhd", "hirest_step", "hirest_grounding", "coin", "queryd", "didemo"}
 STAGES = {
     "stage1": {"valley", "llava_image", "textvr", "sharegpt4video"} | VTG_IT,
-    "stage2": {"valley", "textvr", "sharegpt4video", "activitynet_captions", "videochatgpt", "internvid", "nextqa"} | VTG_IT,
+    "stage2": {"valley", "textvr", "sharegpt4video", "activitynet_captions", "videochatgpt", "internvid", "nextqa"}
+    | VTG_IT,
     "stage3": {"moment10m", "egoqa", "star", "llava_video_178k"},
 }
 TASKS = {
@@ -73,15 +74,15 @@ def test_a_mix_of_ones_own_extends_a_shipped_one(tmp_path):
 @pytest.mark.parametrize(
     ("was", "now", "words"),
     [
-        ("mix: {a: 0.25", "mix: {aa: 0.25", r"own\.yaml: mix names 'aa', which datasets lacks \(a, b, c\)\. Did you mean 'a'\?"),
+        ("{a: 0.25", "{aa: 0.25", r"own\.yaml: mix names 'aa', which datasets lacks \(a, b, c\)\. Did you mean 'a'\?"),
         ("mix: {a: 0.25", "mixx: {a: 0.25", r"unknown key 'mixx'\. Did you mean 'mix'\?"),
         ("mix: {a: 0.25", "mix: {a: -1", r"mix\.a \(-1\.0\) must be 0 or more"),
         ("a: 0.25, b: 0.75", "a: 0, b: 0", "all its weights are 0"),
-        ("name: own", "name: own\nmix_by: token", r"mix_by \('token'\) must be one of samples, tokens\. Did you mean 'tokens'\?"),
+        ("name: own", "name: own\nmix_by: token", r"mix_by \('token'\) must be one of .*Did you mean 'tokens'\?"),
         ("tasks: [general]", "tasks: [generall]", r"datasets\[0\]: tasks: 'generall' .* Did you mean 'general'\?"),
         ("tasks: [general]", "tasks: []", r"datasets\[0\]: tasks is empty"),
         ("format: llava,", "format: lava,", r"datasets\[0\]: format \('lava'\).*Did you mean 'llava'\?"),
-        ("licence: mine", "license: mine", r"unknown key 'datasets\[0\]\.license'\. Did you mean 'datasets\[0\]\.licence'\?"),
+        ("licence: mine", "license: mine", r"unknown key 'datasets\[0\]\.license'\. Did you mean .*\.licence'\?"),
         ("annotations: [a.json]", "annotations: [../a.json]", r"path \('\.\./a\.json'\) must be relative"),
         ("videos: a}", "videos: /a}", r"path \('/a'\) must be relative"),
         ("https://example.org", "example.org", r"page \('example\.org'\) must be the address"),

@@ -1,4 +1,4 @@
-"""Weights that count tokens: the shares hold in tokens, the stream resumes exactly, and old states keep their meaning."""
+"""Weights that count tokens: the shares hold in tokens, the stream resumes exactly, old states keep their meaning."""
 
 import json
 from itertools import islice
@@ -33,7 +33,7 @@ def test_after_every_draw_each_data_set_has_its_share_of_the_tokens_but_for_a_sa
         draw(mixture)
         total = sum(mixture.tokens)
         for tokens, weight in zip(mixture.tokens, weights, strict=True):
-            # furthest behind goes first: nobody is ahead by more than his last sample, nor behind by more than others' lead
+            # who is furthest behind goes first: nobody is ahead by more than a sample, nor far behind
             assert tokens - weight / sum(weights) * total <= 140
             assert weight / sum(weights) * total - tokens <= 2 * 140
     assert [tokens > 0 for tokens in mixture.tokens] == [weight > 0 for weight in weights]

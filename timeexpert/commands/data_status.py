@@ -17,7 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.add_argument("mix", metavar="MIX", help="a mix file, or one that comes with the package: data/stage1")
     parser.add_argument(
-        "--root", type=Path, required=True, help="folder with annotations/, videos/, samples/ and shards/ (docs/mixes.md)"
+        "--root",
+        type=Path,
+        required=True,
+        help="folder with annotations/, videos/, samples/ and shards/ (docs/mixes.md)",
     )
     parser.add_argument("--dataset", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
     parser.add_argument("--missing", type=Path, metavar="DIR", help="write the missing videos' names to DIR/NAME.txt")
@@ -69,7 +72,9 @@ def _print(mix: MixConfig, found: list[DatasetStatus], root: Path) -> None:
         if status.unreadable:
             lines.append(f"  {status.unreadable:,} rows name no video; data convert says why in its rejected file")
         if status.other_ending:
-            lines.append(f"  {status.other_ending:,} missing videos are there under another ending; rename or convert them")
+            lines.append(
+                f"  {status.other_ending:,} missing videos are there under another ending; rename or convert them"
+            )
         if status.missing_examples and not status.ready:
             lines.append(f"  missing, for example: {', '.join(status.missing_examples)}")
         lines += [f"  -> {step}" for step in status.next]

@@ -174,7 +174,7 @@ class VideoQuestions:
         return self._pick(self.dataset.video(int(self.videos[index])), count, rng)
 
     def frames_and_pick(self, index: int, count: int, rng: np.random.Generator) -> tuple[int | None, list[Sample]]:
-        """How many frames the ``index``-th video has (None: its shard does not say), and what :meth:`pick` gives."""
+        """Frames of the ``index``-th video (None where its shard does not say), and what :meth:`pick` gives."""
         record = self.dataset.video(int(self.videos[index]))
         frames = record.info.get("num_frames")
         return frames if isinstance(frames, int) and frames > 0 else None, self._pick(record, count, rng)

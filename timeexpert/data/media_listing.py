@@ -82,9 +82,7 @@ def list_media(folder: Path, batch: int = 65536) -> MediaListing:
         except OSError as error:
             problems.append(f"{os.path.join(root, below)}: {error.strerror or error}")
     flush()
-    return MediaListing(
-        np.sort(np.concatenate(parts[0])), np.sort(np.concatenate(parts[1])), outside, tuple(problems)
-    )
+    return MediaListing(np.sort(np.concatenate(parts[0])), np.sort(np.concatenate(parts[1])), outside, tuple(problems))
 
 
 class DistinctHashes:

@@ -24,8 +24,8 @@ ANNOTATIONS, VIDEOS, SAMPLES, SHARDS = "annotations", "videos", "samples", "shar
 class DatasetConfig:
     """One data set: what it is, where users get it, and where its files lie under a data root.
 
-    ``tasks``: which of the four task types its samples are (converters leave out others). ``licence``: as its page says;
-    ``page`` and ``get``: where it is and what to fetch. ``format``: its converter. ``annotations``: files under
+    ``tasks``: which of the four task types its samples are (converters leave out others). ``licence``: as its page
+    says; ``page`` and ``get``: where it is and what to fetch. ``format``: its converter. ``annotations``: files under
     ``annotations/``, ``*`` allowed; ``videos``: the folder under ``videos/`` from which the samples' video paths start;
     ``video_template`` and ``clip_to_duration``: options of the converter. Paths cannot leave the root.
     """
@@ -81,7 +81,7 @@ class DatasetConfig:
 class MixConfig:
     """``mix``: weights by the name of a data set, any numbers from 0, relative to each other; 0 leaves it out.
 
-    ``mix_by``: whether they are shares of the videos drawn (samples) or of their tokens. ``datasets``: what the names mean.
+    ``mix_by``: whether they are shares of the videos drawn (samples) or of their tokens. ``datasets``: what names mean.
     """
 
     name: str

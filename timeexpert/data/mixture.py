@@ -17,7 +17,6 @@ import numpy as np
 
 from timeexpert.errors import UserError
 
-
 MixBy = Literal["samples", "tokens"]
 
 

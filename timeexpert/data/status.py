@@ -6,12 +6,12 @@ import hashlib
 import json
 import shlex
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TextIO
 
 from timeexpert.data.formats import get
 from timeexpert.data.formats.reading import MAX_LINE_BYTES, FormatError
@@ -116,14 +116,12 @@ def _dataset_status(
     else:
         status.counted = "annotations" if files else ""
         videos = _annotation_videos(dataset, files)
-    with ExitStack() as stack:
-        out = None
-        if missing_lists is not None:
-            out = stack.enter_context(open(missing_lists / f"{dataset.name}.txt", "w", encoding="utf-8"))
-        try:
-            _count(videos, media, status, tell, lambda name: out and out.write(json_line(name)))
-        except FormatError as error:
-            status.notes.append(str(error))
+    with (
+        nullcontext()
+        if missing_lists is None
+        else open(missing_lists / f"{dataset.name}.txt", "w", encoding="utf-8") as out
+    ):
+        _count(videos, media, status, tell, out)
     if media.outside:
         status.notes.append(f"{media.outside} links lead out of the media folder: builds refuse them. Copy the files.")
     status.notes += media.problems
@@ -138,7 +136,7 @@ def _dataset_status(
     return status
 
 
-def json_line(name: str) -> str:
+def _line(name: str) -> str:
     """``name`` as a line of text; names with line breaks or half characters are written as JSON strings."""
     return (name if name.isprintable() else json.dumps(name)) + "\n"
 
@@ -170,16 +168,19 @@ def _count(
     media: MediaListing,
     status: DatasetStatus,
     tell: Callable[[str], None],
-    note_missing: Callable[[str], Any],
+    missing_list: TextIO | None,
 ) -> None:
     """Fill in the counts of ``status`` from the videos of each row."""
     named = DistinctHashes()
 
     def names() -> Iterator[str]:
-        for videos in rows:
-            status.rows += 1
-            status.unreadable += not videos
-            yield from videos
+        try:
+            for videos in rows:
+                status.rows += 1
+                status.unreadable += not videos
+                yield from videos
+        except FormatError as error:  # what came before it counts
+            status.notes.append(str(error))
 
     stream = names()
     while some := list(islice(stream, BATCH)):
@@ -190,8 +191,8 @@ def _count(
         status.videos, status.present = len(named), status.present + int(there.sum())
         status.other_ending += int(is_in(path_hashes(stems(missing)), media.file_stems).sum())
         status.missing_examples += missing[: EXAMPLES - len(status.missing_examples)]
-        for name in missing:
-            note_missing(name)
+        if missing_list is not None:
+            missing_list.writelines(map(_line, missing))
         tell(f"{status.name}: {status.rows:,} rows")
 
 

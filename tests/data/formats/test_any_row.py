@@ -42,7 +42,9 @@ GOOD = {
         "qa_data": [
             {
                 "variables": {"moment": [[1, 2], [3, 4]], "content": "a"}, "match_score": 1,
-                "conversations": [{"User": "When?", "Assistant": "In {moment}."}, {"User": "{moment}?", "Assistant": "b"}],
+                "conversations": [
+                    {"User": "When?", "Assistant": "In {moment}."}, {"User": "{moment}?", "Assistant": "b"},
+                ],
             },
         ],
     },

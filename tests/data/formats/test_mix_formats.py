@@ -122,7 +122,9 @@ def test_nextqa_open_ended_answers_are_texts(tmp_path, convert_file):
 
 
 def test_egoqa_has_an_unnamed_column_and_quoted_lines(tmp_path, convert_file):
-    path = csv_file(tmp_path, ",video_id,qid,answer,question,a0,a1", '0,828e-13,0,1,"what\ndid c do?",rest,"fix, then rest"')
+    path = csv_file(
+        tmp_path, ",video_id,qid,answer,question,a0,a1", '0,828e-13,0,1,"what\ndid c do?",rest,"fix, then rest"'
+    )
     sample = only(convert_file("choice_csv", path))
     assert (sample.video, sample.prompt, answer(sample)) == ("828e-13.mp4", "what\ndid c do?", plain("fix, then rest"))
 
@@ -169,7 +171,9 @@ def test_moment10m_answers_that_are_moments_become_moment_retrieval_and_others_s
     content = {
         "abc": {
             "segment_locate_data": [
-                question({"moment": [[1, 2], [3.5, 4]], "content": "a dog runs"}, "When is '{content}'?", "At {moment}."),
+                question(
+                    {"moment": [[1, 2], [3.5, 4]], "content": "a dog runs"}, "When is '{content}'?", "At {moment}."
+                ),
             ],
             "qa_data": [
                 question({"moment": [1, 2.5]}, "What is in {moment}?", "A dog.", match_score=0.2),
@@ -209,7 +213,8 @@ def timeit_row(q, a):
 
 
 def test_vtg_it_spells_times_in_tokens(convert_rows):
-    said = f"{tokens('0022.0')} - {tokens('0024.5')} seconds, cut it. {tokens('0030.0')} - {tokens('0031.0')} seconds, fry."
+    times = [tokens(number) for number in ("0022.0", "0024.5", "0030.0", "0031.0")]
+    said = "{} - {} seconds, cut it. {} - {} seconds, fry.".format(*times)
     sample = only(convert_rows("timeit", timeit_row("Caption it.", said), video_template="{id}.mp4"))
     assert (sample.task, sample.video) == ("dense_captioning", "abc.mp4")
     assert answer(sample) == [(22.0, 24.5, (), "cut it"), (30.0, 31.0, (), "fry")]

@@ -10,7 +10,9 @@ from timeexpert.data.formats import streaming
 from timeexpert.data.formats.reading import FormatError, records, streamed
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12)
-values = st.recursive(scalars, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=3), v), max_leaves=8)
+values = st.recursive(
+    scalars, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=3), v), max_leaves=8
+)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)

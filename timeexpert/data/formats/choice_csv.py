@@ -1,8 +1,8 @@
 """Questions in CSV with numbered choices: NExT-QA (Xiao et al., CVPR 2021) and EgoQA (Nguyen et al., EMNLP 2024).
 
-Columns ``video`` or ``video_id``, ``question``, ``answer`` (the number of the right choice), ``qid``, ``a0``, ``a1``, ...
-Without choice columns, as in NExT-QA's open-ended files, ``answer`` is the text. The answer of a sample is the text of
-the right choice; the choices stay in ``meta``.
+Columns ``video`` or ``video_id``, ``question``, ``answer`` (the number of the right choice), ``qid``, ``a0``, ``a1``
+and so on. Without choice columns, as in NExT-QA's open-ended files, ``answer`` is the text. The answer of a sample is
+the text of the right choice; the choices stay in ``meta``.
 """
 
 from __future__ import annotations

@@ -30,14 +30,12 @@ def _video(row: Row) -> str:
 
 def _rows(path: Path) -> Iterator[Row]:
     for video, group in groupby(json_lines(path), _video):
-        first = next(group)
-        if first.problem or video.startswith("\0"):
-            yield first
+        rows = list(islice(group, MAX_CLIPS + 1))
+        if video.startswith("\0"):
+            yield rows[0]
             continue
-        rest = list(islice(group, MAX_CLIPS))
-        values = [first.value, *(row.value for row in rest)]
-        problem = f"more than {MAX_CLIPS} clips of one video" if len(rest) == MAX_CLIPS else ""
-        yield Row(first.where, video, values[:1] if problem else values, problem)
+        problem = f"more than {MAX_CLIPS} clips of one video" if len(rows) > MAX_CLIPS else ""
+        yield Row(rows[0].where, video, [row.value for row in rows[: 1 if problem else None]], problem)
 
 
 def _seconds(value: Any, name: str) -> float:

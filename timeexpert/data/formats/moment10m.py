@@ -80,7 +80,9 @@ def _question_drafts(video: str, kind: str, i: int, item: Any, at: str) -> Itera
 def _windows(variables: dict[str, Any], name: str) -> list[list[Any]]:
     """One window or several, as a list."""
     value = list_of(fields_of(variables, name)[name], name)
-    return [window_of(w, f"{name}[{k}]") for k, w in enumerate(value if value and isinstance(value[0], list) else [value])]
+    return [
+        window_of(w, f"{name}[{k}]") for k, w in enumerate(value if value and isinstance(value[0], list) else [value])
+    ]
 
 
 def _filled(text: str, variables: dict[str, Any]) -> str:

@@ -97,13 +97,14 @@ def csv_rows(path: Path) -> Iterator[Row]:
         try:
             columns = next(reader, [])
             while True:
-                where, problem, values = f"{path.name}:{reader.line_num + 1}", "", []
+                where, problem = f"{path.name}:{reader.line_num + 1}", ""
+                values: list[str] = []
                 try:
-                    values = next(reader, None)
+                    values = next(reader)
+                except StopIteration:
+                    return
                 except csv.Error as error:
                     problem = f"not CSV: {error}"
-                if values is None:
-                    return
                 if not problem and len(values) != len(columns):
                     problem = f"{len(values)} fields; the first line names {len(columns)}"
                 value = values if problem else dict(zip(columns, values, strict=True))

@@ -17,7 +17,9 @@ def _drafts(row: Row) -> Drafts:
     captions = [fields_of(caption, "idx", "content") for caption in list_of(value["captions"], "captions")]
     whole = [caption["content"] for caption in captions if str(caption["idx"]) == "-1"]
     if len(whole) != 1:
-        raise RowError("no_label", f"{len(whole)} of {len(captions)} captions have idx -1, the whole video's; 1 is due.")
+        raise RowError(
+            "no_label", f"{len(whole)} of {len(captions)} captions have idx -1, the whole video's; 1 is due."
+        )
     yield Draft(
         key=row.key,
         video=value["video_path"],

@@ -1,6 +1,7 @@
 """TimeIT (Ren et al., TimeChat, CVPR 2024): ``{video, QA: [{q, a}], source}`` with times written into the answers.
 
-VTG-IT (Guo et al., VTG-LLM, AAAI 2025) too, whose files may spell numbers in tokens (``<TIME_ONE><TIME_DOT>``). Answers are read strictly, as TimeIT's construction writes them, and whole: what is left over makes a rejection.
+VTG-IT (Guo et al., VTG-LLM, AAAI 2025) too, whose files may spell numbers in tokens (``<TIME_ONE><TIME_DOT>``).
+Answers are read strictly, as they are constructed, and whole: what is left over makes a rejection.
 """
 
 from __future__ import annotations
@@ -102,7 +103,9 @@ def parse_answer(answer: str, query: str) -> tuple[str, list[RawEvent]]:
 def _divided(text: str, starts: list[re.Match[str]]) -> Iterator[tuple[re.Match[str], str]]:
     """Each beginning of an event in ``text`` with the caption behind it. Raises :class:`RowError`."""
     if starts[0].start():
-        raise RowError("unparsed", f"the answer begins with {text[: starts[0].start()][:80]!r}, before its first event.")
+        raise RowError(
+            "unparsed", f"the answer begins with {text[: starts[0].start()][:80]!r}, before its first event."
+        )
     for match, stop in zip(starts, [*(m.start() for m in starts[1:]), len(text)], strict=True):
         yield match, text_of(text[match.end() : stop].strip().removesuffix("."), "caption")
 
