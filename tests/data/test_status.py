@@ -121,6 +121,7 @@ def test_samples_that_changed_after_the_build_are_seen(mix, root):
     do(clips.next[-1])  # without three.mp4
     clips = look(mix, root)["clips"]
     assert (clips.ready, clips.shard_videos, clips.present, clips.videos) == (True, 2, 2, 3)
+    assert clips.notes == ["1 named videos are not in the shards: dropped.jsonl there says why."]
     with open(root / "samples/clips.jsonl", "a") as out:
         out.write("\n")
     clips = look(mix, root)["clips"]

@@ -126,6 +126,9 @@ def _dataset_status(
         status.notes.append(f"{media.outside} links lead out of the media folder: builds refuse them. Copy the files.")
     status.notes += media.problems
     _look_at_shards(root / SHARDS / dataset.name, digest.hexdigest() if samples.is_file() else None, status)
+    if status.shard_videos < status.videos and status.shards == "built":
+        left_out = status.videos - status.shard_videos
+        status.notes.append(f"{left_out:,} named videos are not in the shards: dropped.jsonl there says why.")
     complete = status.videos == status.present > 0 and not status.annotations_missing
     status.ready = status.shards == "built"
     if status.ready or (complete and not status.notes):
@@ -152,7 +155,7 @@ def _sample_videos(path: Path, digest: Any) -> Iterator[list[str]]:
                 video = json.loads(line)["video"]
             except (ValueError, TypeError, KeyError, RecursionError):
                 video = None
-            yield [PurePosixPath(video).as_posix()] if isinstance(video, str) and video else []
+            yield [_looked_up(video)] if isinstance(video, str) and video else []
 
 
 def _annotation_videos(dataset: DatasetConfig, files: list[Path]) -> Iterator[list[str]]:
@@ -160,7 +163,13 @@ def _annotation_videos(dataset: DatasetConfig, files: list[Path]) -> Iterator[li
     chosen, options = get(dataset.format), dataset.options()
     for path in files:
         for row in chosen.rows(path):
-            yield [PurePosixPath(video).as_posix() for video in chosen.videos_of(row, options)]
+            yield [_looked_up(video) for video in chosen.videos_of(row, options)]
+
+
+def _looked_up(video: str) -> str:
+    """The path as builds look it up: without ``.`` and empty parts."""
+    odd = "//" in video or "/." in video or video[0] == "." or video[-1] == "/"
+    return PurePosixPath(video).as_posix() if odd else video
 
 
 def _count(
