@@ -95,7 +95,7 @@ def test_a_malformed_record_is_left_out_and_named(tmp_path):
     report = expert_report(tmp_path)
     assert len(report.snapshots) == 1
     assert report.notes == [
-        "metrics.jsonl:3: kind ('gossip') is none of train, experts, eval, expert_edit, nonfinite.",
+        "metrics.jsonl:3: kind ('gossip') is none of train, experts, eval, expert_edit, nonfinite, drawn.",
         "expert record of step 20 is left out: layers[layer=1]: load must hold 8 finite shares, one per expert slot.",
     ]
 
