@@ -213,9 +213,10 @@ def _look_at_shards(folder: Path, samples_sha256: str | None, status: DatasetSta
             status.shards = "damaged"
             status.notes.append(str(error))
             return
-        changed = samples_sha256 is not None and manifest["build"].get("samples") != samples_sha256
-        status.shards = "other samples" if changed else "built"
-        status.shard_videos, status.shard_questions = manifest["videos"], manifest["questions"]
+        build = manifest["build"]
+        built_from = build.get("samples") if isinstance(build, dict) else None
+        status.shards = "built" if samples_sha256 in (None, built_from) else "other samples"
+        status.shard_videos, status.shard_questions = (int(manifest.get(n) or 0) for n in ("videos", "questions"))
     elif (folder / UNFINISHED).is_dir():
         status.shards = "unfinished"
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from timeexpert.data.formats import FORMATS, Rejected
+from timeexpert.data.formats import FORMATS, ConvertOptions, Rejected
 from timeexpert.data.formats.reading import Row
 from timeexpert.data.records import Sample
 
@@ -100,6 +100,8 @@ def test_a_row_with_any_one_value_replaced_by_anything_never_crashes(name, data)
     row = Row("f.json[0]", "a", replaced(GOOD[name], at, data.draw(json_values)))
     items = list(FORMATS[name].convert("f.json", rows=[row]))
     assert items
+    videos = FORMATS[name].videos_of(row, ConvertOptions())
+    assert {item.video for item in items if isinstance(item, Sample)} <= set(videos)
     for item in items:
         if isinstance(item, Rejected):
             assert item.reason and item.kind and item.where.startswith("f.json[0]")
