@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, help="processes that check videos (default: one per core, at most 8)")
     parser.add_argument("--no-decode", action="store_true", help="open videos without decoding every frame once")
     parser.add_argument("--timeout-s", type=float, default=600, help="longest time for one video (default: 600)")
+    parser.add_argument(
+        "--preflight", type=Path, metavar="DIR", help="leave out the videos that `data preflight -o DIR` excludes"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
@@ -44,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
             workers=args.workers if args.workers is not None else min(8, len(os.sched_getaffinity(0))),
             decode=not args.no_decode,
             timeout_s=args.timeout_s,
+            preflight=args.preflight,
             progress=progress,
         )
     if args.json:

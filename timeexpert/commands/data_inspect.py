@@ -9,10 +9,6 @@ from typing import Any
 
 HELP = "show duration, frame rate, codec and damage of videos; --decode reads every frame once"
 
-SUFFIXES = frozenset(
-    (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mts")
-    + (".mpg", ".mpeg", ".flv", ".wmv", ".ogv", ".3gp", ".gif")  # not decoded here: listed with the reason
-)
 EXIT_OK, EXIT_UNREADABLE = 0, 1
 
 
@@ -53,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
 
 def find_videos(paths: list[Path]) -> tuple[list[Path], int]:
     """The files among ``paths``, and those with a video's suffix in the folders; how many others were skipped."""
+    from timeexpert.data.media import VIDEO_SUFFIXES
+
     files: list[Path] = []
     skipped = 0
     for path in paths:
@@ -60,7 +58,7 @@ def find_videos(paths: list[Path]) -> tuple[list[Path], int]:
             files.append(path)  # a missing file is reported with the others
             continue
         inside = sorted(p for p in path.rglob("*") if p.is_file())
-        videos = [p for p in inside if p.suffix.lower() in SUFFIXES]
+        videos = [p for p in inside if p.suffix.lower() in VIDEO_SUFFIXES]
         skipped += len(inside) - len(videos)
         files += videos
     return list(dict.fromkeys(files)), skipped
@@ -116,12 +114,12 @@ def _as_sample(row: Any) -> dict[str, Any]:
 
 def past_end(events: list[dict[str, Any]], duration_s: float | None) -> list[dict[str, Any]]:
     """Events that begin at or after the end of the video, or end more than the samples' tolerance after it."""
-    from timeexpert.data.records import DURATION_TOLERANCE_S
+    from timeexpert.data.records import is_past_end
 
     if duration_s is None:
         return []
     timed = [event for event in events if event["start_s"] is not None]
-    return [e for e in timed if e["start_s"] >= duration_s or e["end_s"] > duration_s + DURATION_TOLERANCE_S]
+    return [e for e in timed if is_past_end(e["start_s"], e["end_s"], duration_s)]
 
 
 def inspect_files(files: list[Path], *, decode: bool, workers: int, timeout_s: float) -> Iterator[dict[str, Any]]:

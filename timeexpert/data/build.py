@@ -7,21 +7,21 @@ on after the last committed one.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from timeexpert.errors import UserError
 
+from .lock import LOCK, locked
 from .media import Probe, probe, resolve_media, video_member_key
 from .pool import Failed, WorkerPool
+from .preflight.exclusions import Exclusions, read_exclusions
 from .records import Sample, SampleError, read_samples
 from .shard_index import (
     LOST,
@@ -35,7 +35,7 @@ from .shard_index import (
 )
 from .shard_writer import DROPPED, NOTES, ShardFolderWriter
 
-LOCK, INPUTS = ".lock", "inputs.json"
+INPUTS = "inputs.json"
 DURATION_DIFFERS_S = 1.0
 
 
@@ -78,15 +78,16 @@ def build(
     workers: int = 1,
     decode: bool = True,
     timeout_s: float = 600,
+    preflight: str | Path | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> BuildReport:
     """Write the shard folder ``out`` from the Sample lines ``samples`` and the files under ``media``.
 
     Each video is opened, and with ``decode`` decoded fully once, in ``workers`` processes, for at most ``timeout_s``.
     ``duration_s`` is filled in where a sample has none, and event times are checked against the real one. Every
-    question that is not stored stands in ``dropped.jsonl`` with its reason. ``progress`` is called with (videos
-    done, videos, name). The same call goes on with a build that was cut off, and repairs one whose shards were
-    deleted or truncated. Raises :class:`BuildError`.
+    question that is not stored stands in ``dropped.jsonl`` with its reason, those about videos that the folder
+    ``preflight`` excludes too. ``progress`` is called with (videos done, videos, name). The same call goes on with a
+    build that was cut off, and repairs one whose shards were deleted or truncated. Raises :class:`BuildError`.
     """
     samples, media, out = Path(samples), Path(media), Path(out)
     if not samples.is_file():
@@ -95,10 +96,14 @@ def build(
         raise BuildError(f"{media}: no such folder. --media is the folder that the samples' video paths start from.")
     if not shard_mb > 0:
         raise BuildError(f"shard_mb ({shard_mb}) must be > 0.")
+    exclusions = read_exclusions(preflight) if preflight is not None else None
     out.mkdir(parents=True, exist_ok=True)
-    with _locked(out):
+    with locked(out, "build", BuildError):
         groups, dropped, duplicates = _group(samples)
-        inputs = _inputs(samples, media, groups, shard_mb, decode)
+        inputs = _inputs(samples, media, groups, shard_mb, decode, exclusions)
+        if exclusions is not None:
+            groups, left_out = _exclude(groups, media, exclusions)
+            dropped += left_out
         if not _prepare(out, inputs):
             return _report(out, already_built=True)
         writer = ShardFolderWriter(out, int(shard_mb * 1e6))
@@ -208,29 +213,42 @@ def _row(line: int, id: str | None, video: str | None, kind: str, reason: str) -
     return {"line": line, "id": id, "video": video, "kind": kind, "reason": reason}
 
 
-def _inputs(samples: Path, media: Path, groups: list[_Group], shard_mb: float, decode: bool) -> dict[str, Any]:
+def _exclude(groups: list[_Group], media: Path, exclusions: Exclusions) -> tuple[list[_Group], list[dict[str, Any]]]:
+    """The groups that a preflight lets through, and rows of ``dropped.jsonl`` for the others."""
+    exclusions.check_covers({group.video: _size(media, group.video) for group in groups})
+    dropped = [
+        _row(line, sample.id, group.video, "preflight", f"{group.video}: {exclusions.reasons[group.video]}")
+        for group in groups
+        if group.video in exclusions.reasons
+        for line, sample in group.samples
+    ]
+    return [group for group in groups if group.video not in exclusions.reasons], dropped
+
+
+def _size(media: Path, video: str) -> int | None:
+    try:
+        return resolve_media(media, video).stat().st_size
+    except UserError:
+        return None
+
+
+def _inputs(
+    samples: Path, media: Path, groups: list[_Group], shard_mb: float, decode: bool, exclusions: Exclusions | None
+) -> dict[str, Any]:
     """What a build is made from; two builds with equal inputs give equal bytes."""
     listing = hashlib.sha256()
     for group in groups:
-        try:
-            size = resolve_media(media, group.video).stat().st_size
-        except UserError:
-            size = -1
-        listing.update(json.dumps([group.video, size]).encode())
+        size = _size(media, group.video)
+        listing.update(json.dumps([group.video, -1 if size is None else size]).encode())
     with open(samples, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"samples": digest, "media": listing.hexdigest(), "shard_mb": float(shard_mb), "decode": decode}
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    # A POSIX lock, not flock: it ends with this process, even while its workers live on for a moment.
-    with open(out / LOCK, "ab") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise BuildError(f"{out}: another build is writing here. Wait for it, or give another -o.") from None
-        yield
+    return {
+        "samples": digest,
+        "media": listing.hexdigest(),
+        "shard_mb": float(shard_mb),
+        "decode": decode,
+        "preflight": exclusions.sha256 if exclusions is not None else None,
+    }
 
 
 def _prepare(out: Path, inputs: dict[str, Any]) -> bool:
@@ -265,7 +283,11 @@ def _refuse_other_inputs(out: Path, file: Path, inputs: dict[str, Any]) -> None:
         changed = [name for name, value in inputs.items() if built.get(name) != value]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise BuildError(f"{file}: not readable. Delete {out} and build again, or give another -o.") from None
-    names = {"samples": "the samples file", "media": "the media files (names or sizes)"}
+    names = {
+        "samples": "the samples file",
+        "media": "the media files (names or sizes)",
+        "preflight": "the list of excluded videos",
+    }
     if changed:
         what = ", ".join(names.get(n, f"{n} ({built.get(n)}, now {inputs[n]})") for n in changed)
         raise BuildError(f"{out}: was built from other inputs: {what} changed. Give another -o, or delete the folder.")

@@ -14,6 +14,10 @@ from typing import Any
 
 from timeexpert.errors import UserError
 
+VIDEO_SUFFIXES = frozenset(
+    (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mts")
+    + (".mpg", ".mpeg", ".flv", ".wmv", ".ogv", ".3gp", ".gif", ".m4a")  # not decoded here: listed with the reason
+)
 MAX_VIDEO_BYTES = 4 * 2**30  # a video is held in memory while it is written and read
 
 

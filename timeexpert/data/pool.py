@@ -7,7 +7,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -23,6 +23,7 @@ class Failed:
     """A task without a result: the file was refused, or the worker crashed or took too long."""
 
     reason: str
+    kind: str = field(default="refused", compare=False)  # or "crash", "timeout"
 
     def about(self, name: str) -> str:
         """The reason, with the file's name in front unless it begins with it."""
@@ -76,6 +77,23 @@ class WorkerPool(Generic[R]):
                 assert finished is not None
                 done[finished] = worker.result(self.timeout_s)
 
+    def as_finished(self, tasks: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, R | Failed]]:
+        """(number of the task, result) as each ends: a slow task holds up none but itself."""
+        source = enumerate(tasks)
+        while True:
+            for worker in self._workers:
+                if worker.task is None:
+                    number, task = next(source, (-1, ()))
+                    if number < 0:
+                        break
+                    worker.start(number, task)
+            if all(worker.task is None for worker in self._workers):
+                return
+            for worker in self._finished():
+                finished = worker.task
+                assert finished is not None
+                yield finished, worker.result(self.timeout_s)
+
     def _finished(self) -> list[_Worker]:
         """Wait until a busy worker has a result, has died, or is out of time."""
         busy = [w for w in self._workers if w.task is not None]
@@ -111,7 +129,7 @@ class _Worker:
         assert self.connection is not None
         if not self.connection.poll():
             self.stop()
-            return Failed(f"took longer than {timeout_s:g} s")
+            return Failed(f"took longer than {timeout_s:g} s", "timeout")
         try:
             result = self.connection.recv()
             self.task = None
@@ -120,7 +138,8 @@ class _Worker:
             self.process.join()
             code = self.process.exitcode
             self.stop()
-            return Failed(f"crashed the worker ({signal.Signals(-code).name if code < 0 else f'exit {code}'})")
+            how = signal.Signals(-code).name if code < 0 else f"exit {code}"
+            return Failed(f"crashed the worker ({how})", "crash")
 
     def stop(self) -> None:
         if self.connection is not None:
@@ -142,7 +161,7 @@ def _serve(function: Callable[..., Any], connection: Connection) -> None:
             except UserError as error:
                 result = Failed(str(error))
             except Exception as error:
-                result = Failed(f"unexpected {type(error).__name__}: {error}")
+                result = Failed(f"unexpected {type(error).__name__}: {error}", "crash")
             connection.send(result)
     except (EOFError, OSError):
         return

@@ -26,6 +26,11 @@ SEGMENT_TASKS = ("dense_captioning", "moment_retrieval", "action_segmentation") 
 DURATION_TOLERANCE_S = 0.5  # annotations are often rounded up past the last frame
 
 
+def is_past_end(start_s: float, end_s: float, duration_s: float) -> bool:
+    """Whether a time begins at or after the end of a video, or ends more than the tolerance after it."""
+    return start_s >= duration_s or end_s > duration_s + DURATION_TOLERANCE_S
+
+
 class SampleError(UserError):
     """A sample that breaks a rule. The message names file, line, field, value, rule and way out."""
 

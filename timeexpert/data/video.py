@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -129,6 +130,16 @@ class Video:
         """What is known so far; ``damage`` inside the file is found only by decoding (see :meth:`check`)."""
         return replace(self._info, damage=self._damage())
 
+    @property
+    def time_base(self) -> Fraction:
+        """Seconds that one unit of the file's time stamps stands for."""
+        return self._index.time_base
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether the container announces more than is there."""
+        return self._index.cut_short
+
     def frames_at(self, times_s: Any, size: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The frames on screen at ``times_s`` (any order, repeats allowed) and their own presentation times.
 
@@ -163,6 +174,18 @@ class Video:
             return out, times
         order = np.argsort(times[:count])
         return out[order], times[order]
+
+    def gray_frames(self, size: tuple[int, int]) -> Iterator[tuple[np.ndarray, float]]:
+        """Every frame that decodes, in order and one at a time: (uint8 [H, W] of luma, its time in seconds).
+
+        ``size`` is (height, width) before rotation; each value is the mean of the pixels it stands for. 0 is black and
+        255 white whatever the range of the file. At the end the info is that of :meth:`check`.
+        """
+        for frame in self._every_frame():
+            small = self._reformatter.reformat(
+                frame, size[1], size[0], "gray", dst_color_range="JPEG", interpolation=Interpolation.AREA, threads=1
+            )
+            yield small.to_ndarray(), float(self._index.seconds(frame.pts))
 
     def check(self) -> VideoInfo:
         """Decode every frame once, keeping none; the info then counts frames and damage as decoded."""
