@@ -48,6 +48,20 @@ def test_a_task_that_takes_too_long_is_stopped():
         assert list(pool.map([("hang", 0), ("ok", 4)])) == [Failed("took longer than 4 s"), 4]
 
 
+def test_as_finished_a_task_that_hangs_holds_up_none_but_itself():
+    with WorkerPool(work, workers=2, timeout_s=60) as pool:
+        results = pool.as_finished([("hang", 0), *(("ok", n) for n in range(1, 12))])
+        assert [next(results) for _ in range(11)] == [(n, n) for n in range(1, 12)]
+
+
+def test_as_finished_gives_every_task_once_with_its_failures():
+    tasks = [("ok", 9), ("crash", 0), ("refuse", 7), ("ok", 2)]
+    with WorkerPool(work, workers=2, timeout_s=60) as pool:
+        found = dict(pool.as_finished(tasks))
+    assert found == {0: 9, 1: Failed("crashed the worker (SIGSEGV)"), 2: Failed("clip7.mp4: empty"), 3: 2}
+    assert (found[1].kind, found[2].kind) == ("crash", "refused")
+
+
 def test_tasks_are_read_only_a_little_ahead():
     asked = []
 

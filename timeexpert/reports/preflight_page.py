@@ -14,7 +14,7 @@ from timeexpert.data.pool import Failed, WorkerPool
 from timeexpert.data.preflight.check import Place, pictures
 from timeexpert.data.preflight.findings import KINDS, CheckedClip
 from timeexpert.data.preflight.run import CLIPS, PAGE, SUMMARY, read_clips
-from timeexpert.data.preflight.stretches import BLACK_SHARE, Stretch
+from timeexpert.data.preflight.stretches import Stretch
 
 from . import style
 from .errors import ReportError
@@ -50,7 +50,7 @@ def write_preflight_page(folder: Path, *, workers: int = 1) -> Path:
     summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     rows = _collect(folder)
     drawn = _choose(rows)
-    source = summary["settings"]["source"]
+    source = summary["source"]
     is_shards = source["kind"] == "shards"
     tasks = [(Place(Path(source["folder"]), c.video, n if is_shards else None), PICTURES) for n, c in drawn]
     with WorkerPool(pictures, workers, PICTURES_TIMEOUT_S) as pool:
@@ -96,52 +96,53 @@ def preflight_page(
     strips: Sequence[list[tuple[float, bytes]] | Failed],
 ) -> str:
     """A whole page. ``summary`` is ``preflight.json``; ``strips`` holds the pictures of the clips in ``drawn``."""
-    settings = summary["settings"]
+    counts, source = summary["counts"], summary["source"]
+    title = f"Preflight of {source['path']}"
     body = [
-        f"<h1>Preflight of {escape(summary['source'])}</h1>",
-        f'<p class="muted">{summary["clips"]} clips ({escape(settings["source"]["kind"])}) of '
-        f"{escape(settings['source']['folder'])}, each decoded once from start to end</p>",
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="muted">{counts["clips"]} clips of {escape(source["folder"])}, each decoded once from start to '
+        "end</p>",
         style.cards(
             {
-                "clips": str(summary["clips"]),
-                "left out": str(summary["excluded"]),
+                "clips": str(counts["clips"]),
+                "left out": str(counts["excluded"]),
                 "used, with findings": str(rows.num_noted),
-                "hours": f"{summary['duration_s'] / 3600:.2f}",
-                "questions": str(summary["questions"]),
-                "of them about clips left out": str(summary["questions_excluded"]),
-                "of them past the end": str(summary["questions_past_end"]),
+                "hours": f"{counts['duration_s'] / 3600:.2f}",
+                "questions": str(counts["questions"]),
+                "of them about clips left out": str(counts["questions_excluded"]),
+                "of them past the end": str(counts["questions_past_end"]),
             }
         ),
         style.notes(_notes(summary)),
         "<h2>What was found</h2>",
-        _kinds(summary),
+        _kinds(counts["kinds"], summary["exclude"]),
         *_strips(drawn, strips),
-        *_clip_table("Clips left out", rows.excluded, summary["excluded"]),
+        *_clip_table("Clips left out", rows.excluded, counts["excluded"]),
         *_clip_table("Clips that are used, with what was found", rows.noted, rows.num_noted),
         "<h2>What counts</h2>",
-        _thresholds(settings["stretches"]),
+        _thresholds(summary["stretches"]),
     ]
-    return style.page(f"Preflight of {summary['source']}", body, css=CSS)
+    return style.page(title, body, css=CSS)
 
 
 def _notes(summary: dict[str, Any]) -> list[str]:
-    lines = []
-    if summary["bad_lines_total"]:
+    counts, lines = summary["counts"], []
+    if counts["bad_lines"]:
         lines.append(
-            f"{summary['bad_lines_total']} bad lines in the samples, the first: {summary['bad_lines'][0]} "
+            f"{counts['bad_lines']} bad lines in the samples, the first: {summary['bad_lines'][0]} "
             f"({SUMMARY} and data validate list more)"
         )
-    if summary["other_files"]:
-        others = ", ".join(f"{count} {suffix}" for suffix, count in summary["other_files"].items())
+    if counts["other_files"]:
+        others = ", ".join(f"{count} {suffix}" for suffix, count in counts["other_files"].items())
         lines.append(f"Files in the folder without a video's suffix, not looked at: {others}")
     return lines
 
 
-def _kinds(summary: dict[str, Any]) -> str:
+def _kinds(counts: dict[str, int], exclude: Sequence[str]) -> str:
     rows = [
-        [kind, str(summary["kinds"][kind]), "left out" if kind in summary["exclude"] else "used", KINDS[kind]]
-        for kind in KINDS
-        if kind in summary["kinds"]
+        [kind, str(counts[kind]), "left out" if kind in exclude else "used", meaning]
+        for kind, meaning in KINDS.items()
+        if kind in counts
     ]
     if not rows:
         return "<p>Nothing.</p>"
@@ -223,9 +224,8 @@ def _bar(stretch: Stretch, duration_s: float, kind: str) -> str:
 
 
 def _thresholds(stretches: dict[str, Any]) -> str:
-    share = f"{100 * BLACK_SHARE:.0f} %"
     rows = [
-        ["black", f"{share} of the picture at {stretches['black_level']} of 255 or darker", stretches["black_s"]],
+        ["black", f"no part of the picture is brighter than {stretches['black_level']} of 255", stretches["black_s"]],
         [
             "frozen",
             f"no part of the picture differs by more than {stretches['frozen_level']} of 255 from the first of the run",

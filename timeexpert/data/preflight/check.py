@@ -107,7 +107,7 @@ def check_clip(place: Place, config: StretchConfig) -> Facts:
             **{name: getattr(info, name) for name in _SHARED},
             last_frame_s=float(times_s[-1]),
             time_base=str(video.time_base),
-            cut_short=parts.pop(0) if video.cut_short else None,
+            cut_short=parts.pop(0).removeprefix("cut short: ") if video.cut_short else None,
             damage="; ".join(parts) or None,
             black=tuple(finder.black),
             frozen=tuple(finder.frozen),

@@ -52,7 +52,8 @@ def read_exclusions(folder: str | Path) -> Exclusions:
         for row in _rows(folder / EXCLUDE):
             reasons[str(row["video"])] = str(row["reason"])
         for row in _rows(folder / CLIPS):
-            sizes[str(row["video"])] = row["stamp"]["size"] if row["stamp"] is not None else None
+            if row["listed"]:
+                sizes[str(row["video"])] = row["stamp"]["size"] if row["stamp"] is not None else None
     except OSError as error:
         raise UserError(f"--preflight {folder}: {error.filename}: {error.strerror}. {again}") from None
     except (ValueError, KeyError, TypeError) as error:  # UserError and JSON's errors are ValueErrors

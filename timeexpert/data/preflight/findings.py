@@ -56,7 +56,8 @@ class Finding:
 @dataclass
 class CheckedClip:
     """A line of ``clips.jsonl``: the file as it was (``stamp``), ``facts`` or why there are none (``failed`` is a kind
-    of :data:`UNUSABLE`, ``reason`` a sentence), and what was made of it."""
+    of :data:`UNUSABLE`, ``reason`` a sentence), and what was made of it. A line that is not ``listed`` is of an earlier
+    run: its clip is no longer named, and may be again."""
 
     video: str
     stamp: dict[str, Any] | None
@@ -65,6 +66,7 @@ class CheckedClip:
     facts: Facts | None = None
     findings: list[Finding] = field(default_factory=list)
     excluded: str = ""  # why; empty for a clip that is used
+    listed: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with the fields of this class."""

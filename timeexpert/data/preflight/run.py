@@ -8,7 +8,6 @@ counts, written last with ``"finished": true``).
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from timeexpert.data.shard_index import write_atomically
 from timeexpert.errors import UserError
 
 from .check import Facts, check_clip
-from .findings import UNUSABLE, CheckedClip, check_kinds, judge, past_end
+from .findings import KINDS, UNUSABLE, CheckedClip, check_kinds, judge, past_end
 from .sources import Clip, Source, find_clips
 from .stretches import StretchConfig
 
@@ -77,23 +76,19 @@ def preflight(
     source = find_clips(path, Path(media) if media is not None else None)
     out.mkdir(parents=True, exist_ok=True)
     with locked(out, "preflight", PreflightError):
-        settings = {
-            "source": {"kind": source.kind, "folder": str(source.folder.resolve())},
-            "stretches": asdict(config),
-        }
-        _refuse_other_folder(out, settings)
+        _refuse_other_folder(out, asdict(config))
         try:
-            start = {"version": VERSION, "finished": False, "settings": settings}
+            start = {"version": VERSION, "finished": False, "stretches": asdict(config)}
+            start["source"] = {"kind": source.kind, "path": str(path), "folder": str(source.folder.resolve())}
             _write_summary(out, start)
-            offsets = _take_over(out, source, retry_failed)
+            offsets, unlisted = _take_over(out, source, retry_failed)
             reused = len(offsets)
             _check(out, source, offsets, config, workers, timeout_s, progress)
             report = PreflightReport(str(out), str(path), len(source.clips), reused)
             report.bad_lines, report.other_files = len(source.bad_lines), source.other_files
-            _finish(out, source, offsets, kinds, report)
-            end = {"exclude": [*UNUSABLE, *kinds], "timeout_s": timeout_s, **asdict(report)}
-            end |= {"bad_lines": source.bad_lines[:MAX_BAD_LINES], "bad_lines_total": report.bad_lines}
-            _write_summary(out, {**start, "finished": True, **end})
+            _finish(out, source, offsets, unlisted, kinds, report)
+            end = {"exclude": [*UNUSABLE, *kinds], "timeout_s": timeout_s, "counts": asdict(report)}
+            _write_summary(out, {**start, "finished": True, **end, "bad_lines": source.bad_lines[:MAX_BAD_LINES]})
         except OSError as error:
             raise PreflightError(
                 f"{out}: cannot write: {error.strerror or error}. Clips that were checked are kept: free space, then "
@@ -103,20 +98,22 @@ def preflight(
 
 
 def read_clips(out: Path) -> Iterator[CheckedClip]:
-    """The lines of a finished ``clips.jsonl``, with their findings."""
+    """The listed lines of a finished ``clips.jsonl``, with their findings."""
     from .findings import Finding
 
     with open(out / CLIPS, encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
+            if not row["listed"]:
+                continue
             clip = CheckedClip.from_json(row)
             clip.findings = [Finding(f["kind"], f["text"]) for f in row["findings"]]
             clip.excluded = row["excluded"]
             yield clip
 
 
-def _refuse_other_folder(out: Path, settings: dict[str, Any]) -> None:
-    """``out`` must be new or a preflight of the same clips with the same measures."""
+def _refuse_other_folder(out: Path, stretches: dict[str, Any]) -> None:
+    """``out`` must be new, or a preflight with the same measures."""
     file = out / SUMMARY
     if not file.is_file():
         other = sorted(p.name for p in out.iterdir() if p.name not in (LOCK, f"{SUMMARY}.tmp"))
@@ -124,13 +121,8 @@ def _refuse_other_folder(out: Path, settings: dict[str, Any]) -> None:
             raise PreflightError(f"{out}: holds {other[0]}, but no {SUMMARY}. Give an empty -o.")
         return
     try:
-        before = parse_json(file.read_text(encoding="utf-8"))["settings"]
-        changed = [
-            f"{name} ({before[part].get(name)}, now {value})"
-            for part, values in settings.items()
-            for name, value in values.items()
-            if before[part].get(name) != value
-        ]
+        before = parse_json(file.read_text(encoding="utf-8"))["stretches"]
+        changed = [f"{k} ({before.get(k)}, now {v})" for k, v in stretches.items() if before.get(k) != v]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise PreflightError(f"{file}: not readable. Delete {out} and check again, or give another -o.") from None
     if changed:
@@ -143,26 +135,33 @@ def _write_summary(out: Path, row: dict[str, Any]) -> None:
     write_atomically(out / SUMMARY, (json.dumps(row, indent=1, allow_nan=False) + "\n").encode())
 
 
-def _take_over(out: Path, source: Source, retry_failed: bool) -> dict[str, int]:
-    """Keep the lines of ``clips.jsonl`` that still hold; returns where each begins, by video.
-
-    Lines that are cut off, of files that changed, or of clips that are no longer named are left out.
-    """
+def _take_over(out: Path, source: Source, retry_failed: bool) -> tuple[dict[str, int], dict[str, int]]:
+    """Keep the lines of ``clips.jsonl`` that still hold; returns where each begins by video, and the same for clips
+    that are no longer named. Lines that are cut off or of files that changed are left out."""
     stamps = {clip.video: clip.stamp for clip in source.clips}
     offsets: dict[str, int] = {}
+    unlisted: dict[str, int] = {}
     kept = out / f"{CLIPS}.tmp"
     with open(kept, "wb") as target:
         if (out / CLIPS).is_file():
             with open(out / CLIPS, "rb") as lines:
                 for line in lines:
                     clip = _parse(line)
-                    if clip is None or clip.video in offsets or stamps.get(clip.video) is None:
+                    if clip is None or clip.video in offsets or clip.video in unlisted:
                         continue
-                    if clip.stamp == stamps[clip.video] and not (retry_failed and clip.failed):
+                    if clip.video not in stamps:
+                        unlisted[clip.video] = target.tell()
+                    elif (
+                        clip.stamp is not None
+                        and clip.stamp == stamps[clip.video]
+                        and not (retry_failed and clip.failed)
+                    ):
                         offsets[clip.video] = target.tell()
-                        target.write(line)
+                    else:
+                        continue
+                    target.write(line)
     kept.replace(out / CLIPS)
-    return offsets
+    return offsets, unlisted
 
 
 def _parse(line: bytes) -> CheckedClip | None:
@@ -218,9 +217,17 @@ def _line(clip: CheckedClip) -> bytes:
     return (json.dumps(clip.to_json(), allow_nan=False) + "\n").encode()
 
 
-def _finish(out: Path, source: Source, offsets: dict[str, int], kinds: Sequence[str], report: PreflightReport) -> None:
-    """Judge every clip; write ``clips.jsonl`` and ``exclude.jsonl`` in the order of the source; count."""
-    counts: Counter[str] = Counter()
+def _finish(
+    out: Path,
+    source: Source,
+    offsets: dict[str, int],
+    unlisted: dict[str, int],
+    kinds: Sequence[str],
+    report: PreflightReport,
+) -> None:
+    """Judge every clip; write ``clips.jsonl`` and ``exclude.jsonl`` in the order of the source; count. The lines of
+    clips that are no longer named come last."""
+    counts = dict.fromkeys(KINDS, 0)
     new, left_out = out / f"{CLIPS}.tmp", out / f"{EXCLUDE}.tmp"
     with open(out / CLIPS, "rb") as lines, open(new, "wb") as target, open(left_out, "wb") as excluded:
         for clip in source.clips:
@@ -228,7 +235,8 @@ def _finish(out: Path, source: Source, offsets: dict[str, int], kinds: Sequence[
             checked = CheckedClip.from_json(json.loads(lines.readline()))
             judge(checked, clip.questions, kinds)
             target.write(_line(checked))
-            counts.update(finding.kind for finding in checked.findings)
+            for finding in checked.findings:
+                counts[finding.kind] += 1
             report.questions += len(clip.questions)
             if checked.facts is not None:
                 report.duration_s += checked.facts.duration_s
@@ -239,6 +247,10 @@ def _finish(out: Path, source: Source, offsets: dict[str, int], kinds: Sequence[
                 report.questions_excluded += len(clip.questions)
                 row = {"video": checked.video, "reason": checked.excluded}
                 excluded.write((json.dumps(row) + "\n").encode())
+        for offset in unlisted.values():
+            lines.seek(offset)
+            row = json.loads(lines.readline())
+            target.write((json.dumps({**row, "listed": False}) + "\n").encode())
     new.replace(out / CLIPS)
     left_out.replace(out / EXCLUDE)
-    report.kinds = dict(counts.most_common())
+    report.kinds = {kind: count for kind, count in counts.items() if count}

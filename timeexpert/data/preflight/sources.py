@@ -87,6 +87,8 @@ def _from_samples(path: Path, media: Path) -> Source:
     if not clips:
         first = f" The first of {len(bad_lines)} bad lines: {bad_lines[0]}" if bad_lines else ""
         raise UserError(f"{path}: holds no sample.{first}")
+    if all(clip.stamp is None for clip in clips.values()):  # before what earlier runs found is replaced by "missing"
+        raise UserError(f"{media}: holds none of the {len(clips)} videos of {path}. Check --media.")
     return Source("samples", path, media, list(clips.values()), bad_lines)
 
 
@@ -119,7 +121,7 @@ def _stamp(folder: Path, video: str) -> tuple[dict[str, Any] | None, str]:
         stat = resolve_media(folder, video).stat()
     except (MediaError, OSError) as error:
         return None, str(error)
-    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}, ""
+    return {"size": stat.st_size, "mtime_us": stat.st_mtime_ns // 1000}, ""  # nanoseconds pass parse_json's 18 digits
 
 
 def _question(sample: Sample, line: int) -> Question:

@@ -11,7 +11,6 @@ import numpy as np
 from timeexpert.errors import UserError
 
 SIZE = (36, 64)  # height and width of the pictures that are compared
-BLACK_SHARE = 0.98  # of the picture: a station's logo or a time code may stay lit
 GAP_TIMES_MEDIAN = 5  # in a slow slide show every frame stays long, and none is a gap
 
 
@@ -19,8 +18,9 @@ GAP_TIMES_MEDIAN = 5  # in a slow slide show every frame stays long, and none is
 class StretchConfig:
     """What counts as black, frozen or a gap. Levels are steps of 255, times seconds.
 
-    A frame is black when 98% of its small picture is at ``black_level`` or darker. Frames are frozen while no value
-    of the small picture differs by more than ``frozen_level`` from the first of them.
+    A frame is black when no value of its small picture is above ``black_level``: with a share of lit pixels allowed, a
+    real clip's logo, which draws itself on black, passed for black. Frames are frozen while no value differs by more
+    than ``frozen_level`` from the first of them.
     """
 
     black_level: int = 20
@@ -77,7 +77,7 @@ class StretchFinder:
         if self._first_s is None:
             self._first_s = time_s
         picture = gray.astype(np.int16)
-        if (gray <= self.config.black_level).mean() >= BLACK_SHARE:
+        if int(gray.max()) <= self.config.black_level:
             self._end_frozen(time_s, cut=True)
             self._anchor = None
             if self._black_from is None:
