@@ -456,6 +456,12 @@ def test_a_folder_of_other_measures_or_of_other_things_is_left_alone(media, tmp_
         preflight(media, other)
 
 
+def test_an_output_that_is_a_file_is_refused(media, tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(PreflightError, match="out: cannot write: File exists. .*give a folder that can be written"):
+        preflight(media, tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("path", "folder", "words"),
     [

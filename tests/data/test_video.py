@@ -85,6 +85,15 @@ def test_a_rounding_error_before_a_frame_still_means_that_frame():
     assert on_screen(np.array([0.0, 0.3]), [0.3 - 1e-12, 0.3 - 1e-3]).tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuvj420p", "yuv444p10le"])
+def test_gray_frames_are_luma_of_the_full_range_with_exact_times(tmp_path, pix_fmt):
+    with Video.open(write_video(tmp_path / "v.mp4", UNEVEN, pix_fmt=pix_fmt)) as video:
+        grays, times_s = zip(*video.gray_frames((6, 8)), strict=True)
+        assert video.info.num_frames == len(UNEVEN)
+    assert times_s == pytest.approx(UNEVEN, abs=1e-9) and {gray.shape for gray in grays} == {(6, 8)}
+    assert [gray.mean() for gray in grays] == pytest.approx([20 + 3 * i for i in range(len(UNEVEN))], abs=2)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_time_that_is_no_number_is_refused(tenths, bad):
     with Video.open(tenths) as video, pytest.raises(VideoError, match=f"at {bad} s; times must be finite"):

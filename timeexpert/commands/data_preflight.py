@@ -34,7 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--media", type=Path, metavar="DIR", help="folder that the samples' video paths start from")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the report")
     parser.add_argument(
-        "--exclude", nargs="*", default=None, metavar="KIND", help="kinds of findings that leave a clip out (all_black)"
+        "--exclude",
+        nargs="*",
+        default=None,
+        metavar="KIND",
+        help="kinds of findings that leave a clip out; stands after PATH (all_black)",
     )
     parser.add_argument("--workers", type=int, help="processes that decode (default: one per core, at most 8)")
     parser.add_argument("--timeout-s", type=float, default=600, help="longest time for one clip (default: 600)")

@@ -9,7 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from timeexpert.data.media import resolve_media
+from timeexpert.data.media import MediaError, resolve_media
 
 from .stretches import SIZE, Stretch, StretchConfig, StretchFinder, gaps
 
@@ -82,7 +82,11 @@ class Place:
         from timeexpert.data.video import Video
 
         if self.number is None:
-            return Video.open(resolve_media(self.folder, self.video), name=self.video)
+            path = resolve_media(self.folder, self.video)
+            try:
+                return Video.open(path, name=self.video)
+            except OSError as error:
+                raise MediaError(f"{self.video}: cannot be read: {error.strerror or error}.") from None
         data, name = _shards(self.folder).video_media(self.number)
         return Video.open(data, name=name)
 

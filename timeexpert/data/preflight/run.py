@@ -74,26 +74,25 @@ def preflight(
     path, out, config = Path(path), Path(out), config or StretchConfig()
     kinds = check_kinds(exclude)
     source = find_clips(path, Path(media) if media is not None else None)
-    out.mkdir(parents=True, exist_ok=True)
-    with locked(out, "preflight", PreflightError):
-        _refuse_other_folder(out, asdict(config))
-        try:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with locked(out, "preflight", PreflightError):
+            _refuse_other_folder(out, asdict(config))
             start = {"version": VERSION, "finished": False, "stretches": asdict(config)}
             start["source"] = {"kind": source.kind, "path": str(path), "folder": str(source.folder.resolve())}
             _write_summary(out, start)
             offsets, unlisted = _take_over(out, source, retry_failed)
-            reused = len(offsets)
-            _check(out, source, offsets, config, workers, timeout_s, progress)
-            report = PreflightReport(str(out), str(path), len(source.clips), reused)
+            report = PreflightReport(str(out), str(path), len(source.clips), reused=len(offsets))
             report.bad_lines, report.other_files = len(source.bad_lines), source.other_files
+            _check(out, source, offsets, config, workers, timeout_s, progress)
             _finish(out, source, offsets, unlisted, kinds, report)
             end = {"exclude": [*UNUSABLE, *kinds], "timeout_s": timeout_s, "counts": asdict(report)}
             _write_summary(out, {**start, "finished": True, **end, "bad_lines": source.bad_lines[:MAX_BAD_LINES]})
-        except OSError as error:
-            raise PreflightError(
-                f"{out}: cannot write: {error.strerror or error}. Clips that were checked are kept: free space, then "
-                "run the same command again to go on."
-            ) from None
+    except OSError as error:
+        raise PreflightError(
+            f"{out}: cannot write: {error.strerror or error}. Clips that were checked are kept: give a folder that can "
+            "be written, or free space and run the same command again to go on."
+        ) from None
     return report
 
 
