@@ -3,13 +3,15 @@
 import argparse
 import json
 import re
+from pathlib import Path
 
 import pytest
 
 from tests.data.media import question, write_lines, write_video
-from tests.data.test_preflight import black, moving, write_frames
+from tests.data.preflight.clips import black, moving, write_frames
 from tests.reports.pages import is_alone, tags_of, text_of
 from timeexpert.commands import data_build, data_preflight
+from timeexpert.data.preflight.findings import KINDS
 from timeexpert.errors import UserError
 
 EVIL = "<script>alert(1)</script>"
@@ -65,6 +67,12 @@ def test_a_build_leaves_out_what_was_listed(media, tmp_path, capsys):
     assert run(data_build, *arguments, "--preflight", tmp_path / "out") == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (report["questions"], report["reasons"]) == (1, {"preflight": 1})
+
+
+def test_help_and_guide_name_every_kind():
+    guide = (Path(__file__).resolve().parents[2] / "docs/preflight.md").read_text(encoding="utf-8")
+    for kind in KINDS:
+        assert re.search(rf"\b{kind}\b", data_preflight.EPILOG) and f"| `{kind}` |" in guide
 
 
 def test_a_folder_without_a_usable_clip_exits_1(tmp_path, capsys):

@@ -57,7 +57,7 @@ def read_exclusions(folder: str | Path) -> Exclusions:
     except OSError as error:
         raise UserError(f"--preflight {folder}: {error.filename}: {error.strerror}. {again}") from None
     except (ValueError, KeyError, TypeError) as error:  # UserError and JSON's errors are ValueErrors
-        raise UserError(f"--preflight {folder}: not a finished preflight: {error}. {again}") from None
+        raise UserError(f"--preflight {folder}: not a finished preflight: {str(error).rstrip('.')}. {again}") from None
     digest = hashlib.sha256(json.dumps(reasons, sort_keys=True).encode()).hexdigest()
     return Exclusions(folder, reasons, sizes, digest)
 
