@@ -30,6 +30,12 @@ def test_a_clip_that_is_all_black_is_all_black_however_short(tmp_path, num_frame
     assert list(found(write_frames(tmp_path / "v.mp4", black(num_frames)))) == ["all_black"]
 
 
+def test_black_with_an_odd_frame_is_all_black_and_with_a_short_event_is_not(tmp_path):
+    odd, event = [*black(60), *moving(2)], [*black(400), *moving(15)]
+    assert list(found(write_frames(tmp_path / "odd.mp4", odd))) == ["all_black"]
+    assert found(write_frames(tmp_path / "event.mp4", event)) == {"black": "0.0 to 40.0 s of 41.5 s"}  # 96% of it
+
+
 def test_a_small_bright_thing_on_black_is_not_black(tmp_path):
     frames = [frame.copy() for frame in black(30)]
     for frame in frames:

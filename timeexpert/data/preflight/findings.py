@@ -38,7 +38,7 @@ NOTED = {
 KINDS = {**UNUSABLE, **NOTED}
 DEFAULT_EXCLUDE = ("all_black",)
 
-WHOLE = 0.95  # of a clip's time: the rest may be a fade or a last odd frame
+REST_SHARE, REST_S = 0.05, 1.0  # "from start to end" leaves room for a fade or an odd frame, not for an event
 SLIDES, SLIDES_SHARE = 3, 0.8
 LATE_START_S = 0.1  # less is an encoder's delay
 DURATION_DIFFERS_S = 1.0  # as in data build
@@ -126,7 +126,7 @@ def _findings(clip: CheckedClip, questions: Sequence[Question]) -> Iterable[Find
 
 def _of_pictures(facts: Facts) -> Iterable[Finding]:
     """At most one of all_black and black; at most one of still, slideshow and frozen."""
-    whole_s = WHOLE * facts.duration_s
+    whole_s = facts.duration_s - min(REST_SHARE * facts.duration_s, REST_S)
     black_s, frozen_s = _total_s(facts.black), _total_s(facts.frozen)
     if black_s >= whole_s:
         yield Finding("all_black", f"{black_s:.1f} s of {facts.duration_s:.1f} s are black")
