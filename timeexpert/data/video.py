@@ -10,9 +10,10 @@ far as they decode, and ``VideoInfo.damage`` says what is missing.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -186,6 +187,15 @@ class Video:
                 frame, size[1], size[0], "gray", dst_color_range="JPEG", interpolation=Interpolation.AREA, threads=1
             )
             yield small.to_ndarray(), float(self._index.seconds(frame.pts))
+
+    def each_frame(self) -> Iterator[tuple[float, Callable[[int, int], np.ndarray]]]:
+        """Every frame that decodes, one at a time: its time in seconds and ``picture(height, width)``.
+
+        ``picture`` makes uint8 RGB [height, width, 3] of it, at any size, until the next frame is asked for. A long
+        video costs no more memory than a short one. Damaged time stamps may put frames out of order.
+        """
+        for frame in self._every_frame():
+            yield self._index.seconds(frame.pts), partial(self._to_rgb, frame)
 
     def check(self) -> VideoInfo:
         """Decode every frame once, keeping none; the info then counts frames and damage as decoded."""

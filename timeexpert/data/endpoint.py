@@ -1,0 +1,319 @@
+"""A client for any OpenAI-compatible chat endpoint: cached, concurrent, bounded in time, size and retries.
+
+Only the address that the user gives is asked; redirects are not followed, so that the key goes nowhere else. The key
+comes from an environment variable and is written nowhere. Every answer is appended to a JSONL cache under the hash of
+its request: a run that was cut off, or is repeated, pays for nothing twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from timeexpert.errors import UserError
+
+MAX_RESPONSE_BYTES = 4 * 2**20
+MAX_WAIT_S = 60.0  # between two tries, whatever Retry-After says
+RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
+FATAL = (301, 302, 307, 308, 401, 403, 404, 405)  # every other request would end the same way
+
+
+class EndpointError(UserError):
+    """An endpoint that cannot be used at all. What was answered so far is in the cache."""
+
+
+class RequestFailed(Exception):
+    """One request without an answer; the others go on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointConfig:
+    """Where to ask. ``base_url`` ends before ``/chat/completions``, for example ``http://localhost:8000/v1``.
+
+    ``key_env`` names the environment variable with the API key; without it none is sent. ``timeout_s`` is for one try,
+    from connecting to the last byte. ``retries`` come after the first try, ``backoff_s`` and its doubles apart.
+    Prices are per million tokens in any one currency. ``max_consecutive_failures`` requests in a row without an answer
+    end the run.
+    """
+
+    base_url: str
+    model: str
+    key_env: str | None = None
+    timeout_s: float = 60.0
+    retries: int = 4
+    backoff_s: float = 1.0
+    concurrency: int = 4
+    max_tokens: int = 2048
+    temperature: float = 0.0
+    price_per_million_prompt_tokens: float | None = None
+    price_per_million_completion_tokens: float | None = None
+    max_consecutive_failures: int = 10
+
+    def __post_init__(self) -> None:
+        try:
+            parts = urlsplit(self.base_url)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            good = False
+        if not good or parts.username is not None or parts.query or parts.fragment:
+            raise UserError(
+                f"base_url ({self.base_url!r}) must be http:// or https:// with a host and a path, without name, "
+                "password or query; for example http://localhost:8000/v1. The key comes from key_env."
+            )
+        if not self.model.strip():
+            raise UserError("model is empty; it must be a name that the endpoint knows.")
+        if not 0 < self.timeout_s <= 3600:
+            raise UserError(f"timeout_s ({self.timeout_s}) must be above 0 and at most 3600 seconds.")
+        if not 0 <= self.backoff_s <= MAX_WAIT_S:
+            raise UserError(f"backoff_s ({self.backoff_s}) must be between 0 and {MAX_WAIT_S:g} seconds.")
+        for name, low, high in (
+            ("retries", 0, 20),
+            ("concurrency", 1, 256),
+            ("max_tokens", 1, 10**6),
+            ("max_consecutive_failures", 1, 10**6),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise UserError(f"{name} ({getattr(self, name)}) must be between {low} and {high}.")
+
+
+@dataclass
+class Usage:
+    """What was asked and what it cost. ``cost`` is ``None`` without prices, or where an answer had no ``usage``."""
+
+    requests: int = 0  # answered now
+    from_cache: int = 0
+    failed: int = 0
+    retries: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    without_usage: int = 0
+    cost: float | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The text of one answer, or why there is none."""
+
+    text: str | None
+    error: str = ""
+
+
+@dataclass
+class _Reply:
+    text: str
+    usage: dict[str, int] | None
+    tries: int = field(default=1)
+
+
+class Endpoint:
+    """Asks one endpoint. Use as a context manager; one per cache file at a time."""
+
+    def __init__(self, config: EndpointConfig, cache: Path) -> None:
+        self.config, self.usage = config, Usage()
+        self._key = _key_from(config.key_env)
+        self._cache = _read_cache(cache)
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(cache, "ab")
+        self._failures_in_row = 0
+
+    def __enter__(self) -> Endpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def ask(
+        self, conversations: Iterable[list[dict[str, str]]], good: Callable[[str], bool] = lambda text: True
+    ) -> Iterator[Answer]:
+        """One answer per list of chat messages, in order, ``concurrency`` at a time.
+
+        An answer for which ``good`` is false is not kept in the cache, so that a later run asks again. Raises
+        :class:`EndpointError` where asking on makes no sense.
+        """
+        waiting: deque[tuple[str, str | Future[_Reply]]] = deque()
+        with ThreadPoolExecutor(self.config.concurrency) as pool:
+            try:
+                for messages in conversations:
+                    body = self._body(messages)
+                    key = hashlib.sha256(self.config.base_url.encode() + b"\0" + body).hexdigest()
+                    known = self._cache.get(key)
+                    waiting.append((key, known if known is not None else pool.submit(self._post, body)))
+                    if len(waiting) >= 2 * self.config.concurrency:
+                        yield self._take(*waiting.popleft(), good)
+                while waiting:
+                    yield self._take(*waiting.popleft(), good)
+            finally:
+                for _, pending in waiting:
+                    if isinstance(pending, Future):
+                        pending.cancel()
+
+    def _body(self, messages: list[dict[str, str]]) -> bytes:
+        row = {
+            "model": self.config.model,
+            "messages": messages,
+            "temperature": self.config.temperature,
+            "max_tokens": self.config.max_tokens,
+        }
+        return json.dumps(row, sort_keys=True).encode()
+
+    def _take(self, key: str, pending: str | Future[_Reply], good: Callable[[str], bool]) -> Answer:
+        if isinstance(pending, str):
+            self.usage.from_cache += 1
+            return Answer(pending)
+        try:
+            reply = pending.result()
+        except RequestFailed as error:
+            self.usage.failed += 1
+            self.usage.retries += self.config.retries
+            self._failures_in_row += 1
+            if self._failures_in_row >= self.config.max_consecutive_failures:
+                raise EndpointError(
+                    f"{self.config.base_url}: {self._failures_in_row} requests in a row without an answer, the last: "
+                    f"{error}. Answers so far are kept: mend the endpoint, then run the same command again."
+                ) from None
+            return Answer(None, str(error))
+        self._failures_in_row = 0
+        self._count(reply)
+        if good(reply.text):
+            self._cache[key] = reply.text
+            self._file.write(json.dumps({"key": key, "text": reply.text, "usage": reply.usage}).encode() + b"\n")
+            self._file.flush()
+        return Answer(reply.text)
+
+    def _count(self, reply: _Reply) -> None:
+        usage, config = self.usage, self.config
+        usage.requests += 1
+        usage.retries += reply.tries - 1
+        if reply.usage is None:
+            usage.without_usage += 1
+        else:
+            usage.prompt_tokens += reply.usage["prompt_tokens"]
+            usage.completion_tokens += reply.usage["completion_tokens"]
+        prices = config.price_per_million_prompt_tokens, config.price_per_million_completion_tokens
+        if prices[0] is not None and prices[1] is not None and not usage.without_usage:
+            usage.cost = (usage.prompt_tokens * prices[0] + usage.completion_tokens * prices[1]) / 1e6
+        else:
+            usage.cost = None
+
+    def _post(self, body: bytes) -> _Reply:
+        """One request with its retries. Raises :class:`RequestFailed` or :class:`EndpointError`."""
+        wait_s, reason = self.config.backoff_s, ""
+        for number in range(1, self.config.retries + 2):
+            asked_wait_s = None
+            try:
+                status, headers, data = self._once(body)
+                if status == 200:
+                    text, usage = _read_reply(data)
+                    return _Reply(text, usage, number)
+                reason = f"HTTP {status}: {_excerpt(data)}"
+                if status in FATAL:
+                    raise EndpointError(f"{self.config.base_url}: {reason}. {_way_out(status, self.config.key_env)}")
+                if status not in RETRIED:
+                    raise RequestFailed(reason)
+                asked_wait_s = _seconds(headers.get("Retry-After"))
+            except (OSError, http.client.HTTPException, _BadReply) as error:
+                reason = f"{type(error).__name__.strip('_')}: {error}"
+            if number <= self.config.retries:
+                time.sleep(min(MAX_WAIT_S, wait_s if asked_wait_s is None else max(asked_wait_s, wait_s)))
+                wait_s *= 2
+        raise RequestFailed(f"{reason} (tried {self.config.retries + 1} times)")
+
+    def _once(self, body: bytes) -> tuple[int, Any, bytes]:
+        url = urlsplit(self.config.base_url)
+        kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+        deadline = time.monotonic() + self.config.timeout_s
+        connection = kind(str(url.hostname), url.port, timeout=self.config.timeout_s)
+        try:
+            headers = {"Content-Type": "application/json", "Accept": "application/json"}
+            if self._key:
+                headers["Authorization"] = f"Bearer {self._key}"
+            connection.request("POST", url.path.rstrip("/") + "/chat/completions", body, headers)
+            response = connection.getresponse()
+            data = b""
+            while chunk := response.read1(65536):  # a socket's timeout is per read: a slow trickle would pass it
+                data += chunk
+                if len(data) > MAX_RESPONSE_BYTES:
+                    raise _BadReply(f"more than {MAX_RESPONSE_BYTES} bytes")
+                if time.monotonic() > deadline:
+                    raise _BadReply(f"took longer than {self.config.timeout_s:g} s")
+            return response.status, response.headers, data
+        finally:
+            connection.close()
+
+
+class _BadReply(Exception):
+    """A reply that is not one of a chat completion."""
+
+
+def _read_reply(data: bytes) -> tuple[str, dict[str, int] | None]:
+    try:
+        row = json.loads(data)
+        text = row["choices"][0]["message"]["content"]
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+        raise _BadReply(f"not a chat completion: {_excerpt(data)}") from None
+    if not isinstance(text, str):
+        raise _BadReply(f"an answer without text: {_excerpt(data)}")
+    usage = row.get("usage")
+    names = ("prompt_tokens", "completion_tokens")
+    if not isinstance(usage, dict) or not all(isinstance(usage.get(n), int) and 0 <= usage[n] < 10**9 for n in names):
+        return text, None
+    return text, {name: usage[name] for name in names}
+
+
+def _read_cache(path: Path) -> dict[str, str]:
+    """Answers by request hash; a last line that a kill cut short is removed."""
+    if not path.is_file():
+        return {}
+    out: dict[str, str] = {}
+    whole = 0
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                row = json.loads(line)
+                out[str(row["key"])] = str(row["text"])
+            except (ValueError, KeyError, TypeError):
+                raise EndpointError(f"{path}:{number}: not a kept answer. Delete the line or the file.") from None
+            whole += len(line)
+    os.truncate(path, whole)
+    return out
+
+
+def _key_from(name: str | None) -> str | None:
+    if name is None:
+        return None
+    key = os.environ.get(name, "").strip()
+    if not key:
+        raise EndpointError(f"key_env ({name!r}): this environment variable is not set. Put the endpoint's key into it.")
+    if not key.isascii() or not key.isprintable():
+        raise EndpointError(f"key_env ({name!r}): its value must be printable ASCII without line breaks.")
+    return key
+
+
+def _seconds(text: str | None) -> float | None:
+    """``Retry-After`` in seconds; its other form, a date, is left to the back-off."""
+    return float(text) if text is not None and text.strip().isdigit() and len(text) < 9 else None
+
+
+def _excerpt(data: bytes) -> str:
+    text = " ".join(data[:300].decode("utf-8", "replace").split())
+    return text[:200] or "no text"
+
+
+def _way_out(status: int, key_env: str | None) -> str:
+    if status in (401, 403):
+        return f"Check the key in {key_env}." if key_env else "It wants a key: name its environment variable in key_env."
+    if status < 400:
+        return "Redirects are not followed: give the address it leads to as base_url."
+    return "Check base_url (it ends before /chat/completions) and model."
