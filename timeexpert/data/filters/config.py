@@ -32,13 +32,17 @@ class TimestampsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionsConfig:
-    """Generic captions, by rules. ``max_share`` of all captions may be the same one, once ``min_repeats`` are."""
+    """Generic captions, by rules.
+
+    ``min_words`` holds for dense captions. A caption is repeated when ``min_repeats`` captions and more than
+    ``max_share`` of all are the same. ``extra_generic``: more words that say nothing in this data set.
+    """
 
     action: Action = "drop"
     min_words: int = 2
     max_share: float = 0.05
     min_repeats: int = 20
-    extra_generic: tuple[str, ...] = ()  # more words that say nothing in this data set
+    extra_generic: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _not_negative(self, "min_words", "min_repeats")
@@ -72,7 +76,7 @@ class CutsConfig:
     """
 
     action: Action = "drop"
-    threshold: float = 3.0
+    threshold: float = 2.0
     scope: Literal["event", "clip"] = "event"
     margin_s: float = 0.3
     tasks: tuple[str, ...] = SEGMENT_TASKS

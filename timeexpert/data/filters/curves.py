@@ -89,7 +89,7 @@ def _grid(values: np.ndarray, drops_below: bool) -> np.ndarray:
     if drops_below:
         return np.linspace(0.0, 1.0, POINTS + 1)
     top = max(float(values.max(initial=0.0)), 3.0)
-    return np.geomspace(1.5, top * 1.01, POINTS)
+    return np.geomspace(0.8, top * 1.01, POINTS)
 
 
 @dataclass

@@ -51,10 +51,8 @@ class MotionMeter:
             residuals = block_residuals(self._frames[-1], frame)
             median = float(np.median(residuals))
             before = self._next[-1] if self._next else 0.0
-            over_one = 0.0
-            if len(self._frames) < 2:
-                over_one = median
-            elif max(median, before) >= self.LOOK_TWICE:
+            over_one = np.inf  # not compared
+            if len(self._frames) == 2 and max(median, before) >= self.LOOK_TWICE:
                 over_one = float(np.median(block_residuals(self._frames[-2], frame)))
             self.times_s.append(time_s)
             self.change.append(float(residuals[-BUSIEST:].mean()))
@@ -71,7 +69,7 @@ class MotionMeter:
 
 
 NEIGHBOURS = 5  # steps before and after that a step is held against
-FLOOR = 1.0  # levels: keeps noise in still clips from looking strong
+FLOOR = 2.0  # levels: keeps noise in still clips from looking strong
 
 
 def cut_strength(novelty: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from .config import AlignmentConfig, CutsConfig, TimestampsConfig
 from .motion import cut_strength
 from .verdict import PASS, Verdict, unseen
 
-CUT_FLOOR = 1.5  # strengths below are no candidates at any threshold
+CUT_FLOOR = 0.8  # strengths below are no candidates at any threshold
 
 
 def unreadable(store: ClipStore, sample: Sample) -> Verdict:
@@ -187,8 +187,9 @@ class BoundaryScorer:
     something changes, not what: only events that begin and end with a visible change can be judged by it.
     """
 
-    threshold = 0.7
+    threshold = 0.6
     GRID_S = 0.1
+    LEAST_BOUNDARIES = 2  # for a single one nearly every clip has a better place
     EDGE_S = 0.5  # boundaries this close to the clip's own are not visible changes
     CLEAR = 1.5  # the best shift's evidence must stand this far above the clip's mean, or nothing is told
 
@@ -196,11 +197,11 @@ class BoundaryScorer:
         self.max_shift_s, self.tolerance_s = config.max_shift_s, config.tolerance_s
 
     def fit(self, sample: Sample, clip: Clip) -> Fit | None:
-        """``None`` where no boundary lies inside the clip, or no shift has clear evidence."""
+        """``None`` where fewer than two boundaries lie inside the clip, or no shift has clear evidence."""
         segments = sample.events.segments_s
         boundaries = np.unique([time for segment in segments for time in segment])
         inner = boundaries[(boundaries > self.EDGE_S) & (boundaries < clip.duration_s - self.EDGE_S)]
-        if not len(inner) or len(clip.times_s) < 4:
+        if len(inner) < self.LEAST_BOUNDARIES or len(clip.times_s) < 4:
             return None
         low = max(-self.max_shift_s, -float(boundaries[0]))
         high = min(self.max_shift_s, clip.duration_s - float(boundaries[-1]))
