@@ -36,9 +36,17 @@ EMPTY_WORDS = frozenset(
     happen happens happening happened occur occurs occurring going continue continues continuing
     continued start starts starting started begin begins beginning began end ends ending ended finish finishes show
     shows showing shown see sees seeing seen display displays displayed place takes perform performs performing performed make makes making made
-    do does doing keep keeps still now first last following unknown unclear nice good interesting
-    visible present way kind type describe describes description caption""".split()
+    do does doing keep keeps still now first last short brief following unknown unclear nice good interesting
+    visible present way kind type describe describes description caption random special typical usual usually normal
+    regular common main important general specific particular particularly new unidentified unusual ordinary simple
+    basic whole entire similar great cool amazing funny strange busy lot lots bunch movement movements motion change
+    changes changing changed situation process behavior behaviour interaction interactions setting environment location
+    locations detail details information story plot narrative topic proceed proceeds proceeding exist exists
+    existing involve involves involved involving contain contains include includes feature features featured depict
+    depicts depicted capture captures captured watch viewer viewers we're there's that's really actually basically
+    simply maybe perhaps probably somehow somewhere sometimes often always everywhere""".split()
 )
+_GOES_ON = re.compile(r"\b(?:go|goes|going|went|carry|carries|keep|keeps)\s+on\b", re.IGNORECASE)
 # Words of questions, which say nothing about the moment that is asked for.
 QUESTION_WORDS = frozenset(
     """find locate give tell identify retrieve ground query localize determine return answer question sentence
@@ -55,6 +63,7 @@ def words(text: str) -> list[str]:
 
 def content_words(text: str, generic: frozenset[str] = EMPTY_WORDS) -> list[str]:
     """Words that say something: neither grammar nor generic, numbers alone neither."""
+    text = _GOES_ON.sub(" ", text)
     return [w for w in words(text) if w not in STOP_WORDS and w not in generic and not w.isdigit()]
 
 

@@ -218,7 +218,7 @@ def _judge_moment(sample: Sample) -> Verdict:
     asked = {w[:5] for w in content_words(sample.prompt)}
     for number, caption in enumerate(captions_of(sample)):
         said = {w[:5] for w in content_words(caption)}
-        if len(said) >= 2 and asked and is_latin(sample.prompt + caption) and not said & asked:
+        if len(said) >= 2 and len(asked) >= 2 and is_latin(sample.prompt + caption) and not said & asked:
             return Verdict(
                 fault="other subject",
                 reason=f"the question ({sample.prompt[:80]!r}) and its moment ({caption[:80]!r}) share no content word.",

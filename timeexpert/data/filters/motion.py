@@ -20,12 +20,21 @@ def block_residuals(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
     Both are uint8 [HEIGHT, WIDTH, 3].
     """
-    padded = np.pad(before, ((REACH, REACH), (REACH, REACH), (0, 0)), mode="edge").astype(np.int16)
+    padded = np.pad(before, ((REACH, REACH), (REACH, REACH), (0, 0)), mode="edge").astype(np.float32)
     shifted = np.lib.stride_tricks.sliding_window_view(padded, (HEIGHT, WIDTH), axis=(0, 1))
-    difference = np.abs(shifted - after.transpose(2, 0, 1).astype(np.int16)).sum(axis=2, dtype=np.int16)
-    tries = (2 * REACH + 1) ** 2
-    blocks = difference.reshape(tries, HEIGHT // BLOCK, BLOCK, WIDTH // BLOCK, BLOCK).sum(axis=(2, 4), dtype=np.int32)
-    return np.sort(blocks.reshape(tries, -1).min(axis=0)) / (3 * BLOCK * BLOCK)
+    difference = np.subtract(shifted, after.transpose(2, 0, 1).astype(np.float32))
+    np.abs(difference, out=difference)
+    columns = difference.reshape(-1, 3 * HEIGHT, WIDTH) @ _ACROSS  # products sum five times faster than sums do
+    return np.sort((_DOWN @ columns).reshape(len(columns), -1).min(axis=0)) / (3.0 * BLOCK * BLOCK)
+
+
+def _summing(blocks: int) -> np.ndarray:
+    """float32 [blocks * BLOCK, blocks]: a product with it sums each block."""
+    return np.repeat(np.eye(blocks, dtype=np.float32), BLOCK, axis=0)
+
+
+_ACROSS = _summing(WIDTH // BLOCK)
+_DOWN = np.tile(_summing(HEIGHT // BLOCK), (3, 1)).T  # over the three colours, too
 
 
 class MotionMeter:
@@ -72,13 +81,26 @@ NEIGHBOURS = 5  # steps before and after that a step is held against
 FLOOR = 2.0  # levels: keeps noise in still clips from looking strong
 
 
-def cut_strength(novelty: np.ndarray) -> np.ndarray:
-    """How far each step stands out of its neighbours: novelty / (FLOOR + median of the NEIGHBOURS on both sides).
-
-    float64 [steps]. Shaky hands and fades raise the neighbours too, and so are not taken for cuts.
-    """
-    out = np.zeros(len(novelty))
-    for i in range(len(novelty)):
-        around = np.concatenate((novelty[max(0, i - NEIGHBOURS) : i], novelty[i + 1 : i + 1 + NEIGHBOURS]))
-        out[i] = novelty[i] / (FLOOR + (float(np.median(around)) if len(around) else 0.0))
+def around(signal: np.ndarray) -> np.ndarray:
+    """Median of the NEIGHBOURS before and after each step, without the step itself: float64 [steps]."""
+    out = np.zeros(len(signal))
+    for i in range(len(signal)):
+        near = np.concatenate((signal[max(0, i - NEIGHBOURS) : i], signal[i + 1 : i + 1 + NEIGHBOURS]))
+        out[i] = np.median(near) if len(near) else 0.0
     return out
+
+
+def cut_strength(novelty: np.ndarray) -> np.ndarray:
+    """How far each step stands out of its neighbours: novelty / (FLOOR + :func:`around`), float64 [steps].
+
+    Shaky hands and fades raise the neighbours too, and so are not taken for cuts.
+    """
+    return novelty / (FLOOR + around(novelty))
+
+
+def boundary_evidence(change: np.ndarray) -> np.ndarray:
+    """How suddenly something changes in each step: log(1 + (change - :func:`around`) / FLOOR), float64 [steps].
+
+    Steady motion raises the neighbours too, and gives no evidence.
+    """
+    return np.log1p(np.maximum(0.0, change - around(change)) / FLOOR)

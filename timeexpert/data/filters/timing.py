@@ -12,7 +12,7 @@ from timeexpert.data.records import SEGMENT_TASKS, Sample
 
 from .clips import Clip, ClipStore
 from .config import AlignmentConfig, CutsConfig, TimestampsConfig
-from .motion import cut_strength
+from .motion import boundary_evidence, cut_strength
 from .verdict import PASS, Verdict, unseen
 
 CUT_FLOOR = 0.8  # strengths below are no candidates at any threshold
@@ -181,40 +181,41 @@ class AlignmentFilter:
 class BoundaryScorer:
     """Visible changes at the annotated starts and ends, against those at the same times all shifted.
 
-    Evidence at a time is the log of the busiest blocks' change, over the clip's typical change, at its strongest within
-    ``tolerance_s`` (at least a step and a quarter). ``value`` is the mean evidence at the annotated boundaries, as a
-    share of the best mean of any shift within ``max_shift_s`` that keeps the events inside the clip. It sees that
-    something changes, not what: only events that begin and end with a visible change can be judged by it.
+    A place is scored by the geometric mean, over the boundaries, of the strongest :func:`boundary_evidence` within
+    ``tolerance_s`` (at least a step and a quarter). ``value`` is the score of the annotated place as a share of the best
+    score of any shift within ``max_shift_s`` that keeps the events inside the clip. It sees that something changes, not
+    what: only events that begin and end with a visible change can be judged by it.
     """
 
-    threshold = 0.6
+    threshold = 0.5
     GRID_S = 0.1
-    LEAST_BOUNDARIES = 2  # for a single one nearly every clip has a better place
     EDGE_S = 0.5  # boundaries this close to the clip's own are not visible changes
-    CLEAR = 1.5  # the best shift's evidence must stand this far above the clip's mean, or nothing is told
+    CLEAR = 1.5  # the best score must stand this far above the clip's mean evidence, or nothing is told
+    WEAKEST = 0.5  # added to each evidence before the mean: one boundary without evidence does not decide alone
 
     def __init__(self, config: AlignmentConfig) -> None:
         self.max_shift_s, self.tolerance_s = config.max_shift_s, config.tolerance_s
 
     def fit(self, sample: Sample, clip: Clip) -> Fit | None:
-        """``None`` where fewer than two boundaries lie inside the clip, or no shift has clear evidence."""
-        segments = sample.events.segments_s
-        boundaries = np.unique([time for segment in segments for time in segment])
+        """``None`` where no boundary lies inside the clip, or no shift has clear evidence."""
+        boundaries = np.unique([time_s for segment in sample.events.segments_s for time_s in segment])
         inner = boundaries[(boundaries > self.EDGE_S) & (boundaries < clip.duration_s - self.EDGE_S)]
-        if len(inner) < self.LEAST_BOUNDARIES or len(clip.times_s) < 4:
+        if not len(inner) or len(clip.times_s) < 4:
             return None
         low = max(-self.max_shift_s, -float(boundaries[0]))
         high = min(self.max_shift_s, clip.duration_s - float(boundaries[-1]))
         shifts = np.arange(np.ceil(min(low, 0) / self.GRID_S), np.floor(max(high, 0) / self.GRID_S) + 1) * self.GRID_S
-        evidence = np.log1p(clip.change / (1.0 + np.median(clip.change)))
-        scores = self._evidence_at(clip, evidence, inner[None, :] + shifts[:, None]).mean(axis=1)
-        here = float(scores[np.argmin(np.abs(shifts))])
-        best = int(np.argmax(scores))
+        evidence = boundary_evidence(clip.change)
+        at = self._evidence_at(clip, evidence, inner[None, :] + shifts[:, None])
+        scores = np.exp(np.log(at + self.WEAKEST).mean(axis=1)) - self.WEAKEST
+        equals = np.flatnonzero(scores >= scores.max() - 1e-9)  # the tolerance makes a plateau
+        best = int(equals[len(equals) // 2])
         if scores[best] - float(evidence.mean()) < self.CLEAR:
             return None
-        value = here / float(scores[best])
-        return Fit(value, float(shifts[best]), f"what changes at the {len(inner)} annotated boundaries is {value:.0%} "
-                   "of what changes at the best shift")
+        value = float(scores[np.argmin(np.abs(shifts))] / scores[best])
+        places = "boundary" if len(inner) == 1 else f"{len(inner)} boundaries"
+        saw = f"the evidence of change at the annotated {places} is {value:.0%} of that at the best shift"
+        return Fit(value, float(shifts[best]), saw)
 
     def _evidence_at(self, clip: Clip, evidence: np.ndarray, times_s: np.ndarray) -> np.ndarray:
         """The strongest evidence within the tolerance of each time."""
