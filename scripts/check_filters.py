@@ -22,12 +22,13 @@ import numpy as np
 
 from timeexpert.data.filters import FilterConfig, run_filters
 from timeexpert.data.filters.captions import content_words
-from timeexpert.data.filters.curves import Labels, read_labels
+from timeexpert.data.filters.curves import Calibration, Labels, read_labels
 from timeexpert.data.progress import shown
 from timeexpert.data.records import SEGMENT_TASKS, Sample, read_samples, write_samples
 from timeexpert.data.scene_questions import questions
 from timeexpert.data.scenes import Scene, SynthConfig, make_scene
 from timeexpert.data.synthetic import encode, render
+from timeexpert.data.video import Video
 from timeexpert.tokenization import Event, EventSequence
 
 LEAST_SHIFT_S, MOST_SHIFT_S = 2.0, 10.0
@@ -162,8 +163,51 @@ def plant(out: Path, config: SynthConfig, share: float = 0.05) -> Planted:
     path = out / "samples.jsonl"
     write_samples(path, [changed.get(s.id, s) for s in everything])
     bad = set().union(*faults.values())
-    labels.aligned = {s.id: s.id not in faults["shifted times"] for s in clean if s.id not in bad - faults["shifted times"]}
+    labels.aligned = {
+        s.id: s.id not in faults["shifted times"] for s in clean if s.id not in bad - faults["shifted times"]
+    }
     return Planted(path, media, faults, labels)
+
+
+def join_clips(clips: list[Path], out: Path, joined: int, pieces: int = 10, seed: int = 0) -> dict[str, list[float]]:
+    """MP4s of ``pieces`` random pieces of 1.5 to 4 s, neighbours from different ``clips``; returns their cuts by name.
+
+    The clips must be single shots: a cut inside one would count as a false alarm.
+    """
+    rng = np.random.default_rng(seed)
+    out.mkdir(parents=True, exist_ok=True)
+    fps, height, width = 15, 180, 320
+    cuts_s: dict[str, list[float]] = {}
+    for number in range(joined):
+        path, frames, last = out / f"joined-{number:03d}.mp4", 0, -1
+        cuts_s[path.name] = []
+        with av.open(str(path), "w", format="mp4") as container:
+            stream = container.add_stream("libx264", rate=fps)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            for _ in range(pieces):
+                last = int(rng.choice([i for i in range(len(clips)) if i != last]))
+                with Video.open(clips[last]) as video:
+                    length_s = min(float(rng.uniform(1.5, 4.0)), video.info.duration_s)
+                    start_s = float(rng.uniform(0, video.info.duration_s - length_s))
+                    images, _ = video.frames_at(start_s + np.arange(int(length_s * fps)) / fps, (height, width))
+                if frames:
+                    cuts_s[path.name].append(frames / fps)
+                frames += len(images)
+                for image in images:
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            container.mux(stream.encode(None))
+    return cuts_s
+
+
+def check_joined(clips: list[Path], out: Path, joined: int) -> Calibration:
+    """The cut filter's curve over clips joined from ``clips``."""
+    cuts_s = join_clips(clips, out / "media", joined)
+    samples = out / "samples.jsonl"
+    whole = EventSequence((Event(text="joined"),))
+    write_samples(samples, [Sample(id=v, video=v, task="general", prompt="What?", events=whole) for v in cuts_s])
+    config = FilterConfig(filters=("cuts",))
+    report = run_filters(samples, out / "media", out / "filtered", config, labels=Labels(cuts_s=cuts_s))
+    return report.calibration["cuts"]
 
 
 def _spans(sample: Sample, cut_s: float) -> bool:
@@ -240,7 +284,14 @@ def main() -> int:
     parser.add_argument("--videos", type=int, default=400, help="synthetic videos (default 400)")
     parser.add_argument("--seed", type=int, default=0, help="of the videos and of what is planted (default 0)")
     parser.add_argument("--workers", type=int, default=1, help="processes that decode (default 1)")
+    parser.add_argument("--clips", type=Path, nargs="*", default=[], help="real single-shot clips to join, two or more")
+    parser.add_argument("--joined", type=int, default=20, help="clips of ten pieces to join (default 20)")
     args = parser.parse_args()
+    if args.clips:
+        found = check_joined(args.clips, args.output / "joined", args.joined)
+        print(f"joined clips, {found.faults} cuts among {found.labelled} {found.what}:")
+        print("  at  ", json.dumps(found.at))
+        print("  best", json.dumps(found.best))
     planted = plant(args.output / "data", SynthConfig(videos=args.videos, seed=args.seed))
     with open(args.output / "labels.jsonl", "w", encoding="utf-8") as out:
         for video, cuts_s in planted.labels.cuts_s.items():

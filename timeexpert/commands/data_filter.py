@@ -93,8 +93,8 @@ def _print(report: FilterReport) -> None:
     if report.bad_input:
         table.add_row("(input)", str(report.samples), str(report.bad_input), "", "", "bad lines or repeated ids")
     for name, stage in report.stages.items():
-        found = sum(stage.faults.values())
-        dropped, flagged = (found, 0) if stage.action == "drop" else (0, found)
+        faults = sum(stage.faults.values())
+        dropped, flagged = (faults, 0) if stage.action == "drop" else (0, faults)
         why = ", ".join(f"{escape(kind)} {count}" for kind, count in stage.faults.items())
         unmeasured = sum(stage.unmeasured.values())
         table.add_row(name, *(str(n) if n else "" for n in (stage.judged, dropped, flagged, unmeasured)), why)
@@ -112,7 +112,10 @@ def _print(report: FilterReport) -> None:
             highlight=False,
         )
     for name, found in report.calibration.items():
-        now = f"at {found.at['threshold']:g}: recall {found.at['recall']:.1%}, false alarms {found.at['false_alarms']:.2%}"
+        at = found.at
+        now = f"at {at['threshold']:g}: recall {at['recall']:.1%}, false alarms {at['false_alarms']:.2%}"
         best = f"; best: {name}.threshold={found.best['threshold']:.3g}" if found.best else ""
         console.print(f"{name}, {found.faults} labelled faults, {now}{best}", highlight=False, markup=False)
-    console.print(f"reasons, curves and examples: {report.out}/filter.html", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"reasons, curves and examples: {report.out}/filter.html", highlight=False, markup=False, soft_wrap=True
+    )

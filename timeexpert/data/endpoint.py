@@ -295,7 +295,9 @@ def _key_from(name: str | None) -> str | None:
         return None
     key = os.environ.get(name, "").strip()
     if not key:
-        raise EndpointError(f"key_env ({name!r}): this environment variable is not set. Put the endpoint's key into it.")
+        raise EndpointError(
+            f"key_env ({name!r}): this environment variable is not set. Put the endpoint's key into it."
+        )
     if not key.isascii() or not key.isprintable():
         raise EndpointError(f"key_env ({name!r}): its value must be printable ASCII without line breaks.")
     return key
@@ -313,7 +315,9 @@ def _excerpt(data: bytes) -> str:
 
 def _way_out(status: int, key_env: str | None) -> str:
     if status in (401, 403):
-        return f"Check the key in {key_env}." if key_env else "It wants a key: name its environment variable in key_env."
+        return (
+            f"Check the key in {key_env}." if key_env else "It wants a key: name its environment variable in key_env."
+        )
     if status < 400:
         return "Redirects are not followed: give the address it leads to as base_url."
     return "Check base_url (it ends before /chat/completions) and model."

@@ -21,6 +21,7 @@ EXAMPLES = 12  # rows shown of each filter, spread evenly over its file
 WITH_FRAMES = 6  # of them with frames from the clip
 FRAME_HEIGHT = 90
 CSS = (
+    ".charts figure { max-width: 560px; } "
     ".ex { background: var(--card); border-radius: 8px; padding: .6rem .9rem; margin: .6rem 0; } "
     ".strip { display: flex; flex-wrap: wrap; gap: .4rem; margin-top: .4rem; } .strip figure { margin: 0; } "
     ".strip img { height: 90px; border-radius: 4px; display: block; } .strip figcaption { font-weight: 400; "
@@ -64,7 +65,9 @@ def _body(folder: Path, media: Path | None, report: dict[str, Any]) -> Iterator[
     for name, stage in report["stages"].items():
         yield f"<h2>{escape(name)}</h2>"
         kinds = [[kind, count] for kind, count in {**stage["faults"], **stage["unmeasured"]}.items()]
-        if kinds:
+        if not kinds:
+            yield '<p class="muted">Nothing found; all judged samples were measured.</p>'
+        else:
             yield table(["found, or not measured because", "samples"], kinds)
         yield from _curves(name, report)
         action = "dropped" if stage["action"] == "drop" else "flagged"
@@ -120,7 +123,9 @@ def _examples(file: Path, media: Path | None, action: str) -> Iterator[str]:
     with open(file, encoding="utf-8") as lines:
         rows = [json.loads(line) for number, line in enumerate(lines) if number in chosen]
     for number, row in enumerate(rows):
-        measured = "" if row["value"] is None else f" <span class=muted>{row['value']:g}, limit {row['threshold']:g}</span>"
+        measured = (
+            "" if row["value"] is None else f" <span class=muted>{row['value']:g}, limit {row['threshold']:g}</span>"
+        )
         yield f'<div class="ex"><b>{escape(str(row["fault"]))}</b>{measured}<br>{escape(row["reason"])}'
         yield f'<br><span class="muted">{escape(row["id"])} · {escape(row["video"])} · {escape(row["task"])}</span>'
         if media is not None and number < WITH_FRAMES:
@@ -129,14 +134,18 @@ def _examples(file: Path, media: Path | None, action: str) -> Iterator[str]:
 
 
 def _strip(media: Path, row: dict[str, Any]) -> str:
-    """Frames around a cut; nothing for other faults, or where the clip is gone."""
-    if row.get("cut_s") is None:
+    """Frames around a cut, or around the ends of a misaligned event; nothing for other faults."""
+    if row.get("cut_s") is not None:
+        around = [row["cut_s"] + offset_s for offset_s in (-0.5, -0.07, 0.0, 0.5)]
+    elif row.get("segments_s"):
+        around = [time_s + offset_s for time_s in row["segments_s"][0] for offset_s in (-0.5, 0.5)]
+    else:
         return ""
     from PIL import Image
 
     from timeexpert.data.video import Video
 
-    times = [max(0.0, row["cut_s"] + offset_s) for offset_s in (-0.5, -0.07, 0.0, 0.5)]
+    times = [max(0.0, time_s) for time_s in around]
     try:
         with Video.open(resolve_media(media, row["video"]), name=row["video"]) as video:
             width = max(2, round(FRAME_HEIGHT * video.info.width * video.info.pixel_aspect / video.info.height))

@@ -39,7 +39,7 @@ def test_a_second_run_asks_nothing_again_also_after_a_kill_in_the_middle_of_a_li
         ask(config_for(chat), cache, "a", "b")
         cache.write_bytes(cache.read_bytes() + b'{"key": "half')
         answers, usage = ask(config_for(chat), cache, "a", "b", "c")
-        assert [r["messages"][0]["content"] for r in chat.requests] [-1:] + ["b", "a"][:0] == ["c"]
+        assert [r["messages"][0]["content"] for r in chat.requests][-1:] + ["b", "a"][:0] == ["c"]
     assert (usage.from_cache, usage.requests) == (2, 1)
     assert [a.text for a in answers] == ["re: a", "re: b", "re: c"]
     assert len([json.loads(line) for line in cache.read_text().splitlines()]) == 3

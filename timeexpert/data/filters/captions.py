@@ -28,23 +28,24 @@ STOP_WORDS = frozenset(
 )
 # Words that fit nearly every clip, so that a caption made of them alone says nothing about its event.
 EMPTY_WORDS = frozenset(
-    """video videos clip clips footage film scene scenes shot shots frame frames segment part section
-    moment moments time screen camera view background content sequence recording person people someone somebody
-    anyone everyone individual individuals human humans man men woman women guy lady boy girl kid kids child children
-    character characters subject subjects something anything everything nothing thing things stuff object objects item
+    """video videos clip clips footage film scene scenes shot shots frame frames segment part section moment moments
+    time screen camera view background content sequence recording person people someone somebody anyone everyone
+    individual individuals human humans man men woman women guy lady boy girl kid kids child children character
+    characters subject subjects something anything everything nothing thing things stuff object objects item
     items activity activities action actions event events task place area various different several many certain
-    happen happens happening happened occur occurs occurring going continue continues continuing
-    continued start starts starting started begin begins beginning began end ends ending ended finish finishes show
-    shows showing shown see sees seeing seen display displays displayed place takes perform performs performing performed make makes making made
-    do does doing keep keeps still now first last short brief following unknown unclear nice good interesting
-    visible present way kind type describe describes description caption random special typical usual usually normal
-    regular common main important general specific particular particularly new unidentified unusual ordinary simple
-    basic whole entire similar great cool amazing funny strange busy lot lots bunch movement movements motion change
-    changes changing changed situation process behavior behaviour interaction interactions setting environment location
-    locations detail details information story plot narrative topic proceed proceeds proceeding exist exists
-    existing involve involves involved involving contain contains include includes feature features featured depict
-    depicts depicted capture captures captured watch viewer viewers we're there's that's really actually basically
-    simply maybe perhaps probably somehow somewhere sometimes often always everywhere""".split()
+    happen happens happening happened occur occurs occurring going continue continues continuing continued start
+    starts starting started begin begins beginning began end ends ending ended finish finishes show shows
+    showing shown see sees seeing seen display displays displayed takes perform performs performing performed
+    make makes making made do does doing keep keeps still now first last short brief following unknown unclear
+    nice good interesting visible present way kind type describe describes description caption random special
+    typical usual usually normal regular common main important general specific particular particularly new
+    unidentified unusual ordinary simple basic whole entire similar great cool amazing funny strange busy lot
+    lots bunch movement movements motion change changes changing changed situation process behavior behaviour
+    interaction interactions setting environment location locations detail details information story plot
+    narrative topic proceed proceeds proceeding exist exists existing involve involves involved involving
+    contain contains include includes feature features featured depict depicts depicted capture captures
+    captured watch viewer viewers we're there's that's really actually basically simply maybe perhaps probably
+    somehow somewhere sometimes often always everywhere""".split()
 )
 _GOES_ON = re.compile(r"\b(?:go|goes|going|went|carry|carries|keep|keeps)\s+on\b", re.IGNORECASE)
 # Words of questions, which say nothing about the moment that is asked for.

@@ -201,4 +201,6 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as kept:
             return dict(kept)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: a kept measurement is not readable ({error}). Delete the file and run again.") from None
+        raise UserError(
+            f"{path}: a kept measurement is not readable ({error}). Delete the file and run again."
+        ) from None

@@ -45,10 +45,9 @@ class ConsistencyFilter:
 
     name = "consistency"
 
-    def __init__(
-        self, config: ConsistencyConfig, cache: Path, progress: Callable[[int], None] | None = None
-    ) -> None:
-        self.config, self.progress = config, progress
+    def __init__(self, config: ConsistencyConfig, cache: Path) -> None:
+        self.config = config
+        self.progress: Callable[[int, int, str], None] | None = None  # (answered, of, what) while it asks
         self.judged_by: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
         self._open = ExitStack()
@@ -85,7 +84,7 @@ class ConsistencyFilter:
         for group, answer in zip(batches, endpoint.ask(map(messages, batches), _is_array), strict=True):
             out += self._read(answer, len(group))
             if self.progress is not None:
-                self.progress(len(group))
+                self.progress(len(out), len(samples), "asking the endpoint")
         return out
 
     def _read(self, answer: Answer, count: int) -> list[dict[str, Any] | None]:
@@ -209,7 +208,9 @@ def _judge_general(sample: Sample, answer: str) -> Verdict:
         return _wrong_kind(f"the prompt asks when, and the answer has no time in it: {answer[:80]!r}")
     if words(answer) in (["yes"], ["no"]) and not _ASKS_YES_NO.match(sample.prompt.splitlines()[-1]):
         if re.match(r"^\s*(what|who|where|which|how|why)\b", sample.prompt, re.IGNORECASE):
-            return _wrong_kind(f"the prompt ({sample.prompt[:60]!r}) is not a yes-or-no question; the answer is {answer!r}")
+            return _wrong_kind(
+                f"the prompt ({sample.prompt[:60]!r}) is not a yes-or-no question; the answer is {answer!r}"
+            )
     return PASS
 
 
@@ -221,7 +222,8 @@ def _judge_moment(sample: Sample) -> Verdict:
         if len(said) >= 2 and len(asked) >= 2 and is_latin(sample.prompt + caption) and not said & asked:
             return Verdict(
                 fault="other subject",
-                reason=f"the question ({sample.prompt[:80]!r}) and its moment ({caption[:80]!r}) share no content word.",
+                reason=f"the question ({sample.prompt[:80]!r}) and its moment ({caption[:80]!r}) share no content "
+                "word.",
                 value=0,
                 threshold=1,
                 detail={"event": number},

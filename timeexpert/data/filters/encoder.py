@@ -1,4 +1,4 @@
-"""Caption against frames by a dual encoder (CLIP, SigLIP and their like) from a local folder.
+"""Caption against frames by a dual encoder (CLIP and its like) from a local folder.
 
 Only safetensors weights are read, nothing is fetched, and no code of the folder is run.
 """
@@ -136,8 +136,8 @@ def _load(folder: Path, device: str) -> tuple[Any, Any, Any, int]:
     size = getattr(getattr(model.config, "vision_config", None), "image_size", None)
     if not hasattr(model, "get_text_features") or not hasattr(model, "get_image_features") or not isinstance(size, int):
         raise UserError(
-            f"alignment.model ({folder}): {type(model).__name__} has no text and image features to compare. Give a dual "
-            "encoder, for example a CLIP or SigLIP model."
+            f"alignment.model ({folder}): {type(model).__name__} has no text and image features to compare. Give a "
+            "dual encoder, for example a CLIP model."
         )
     return model, tokenizer, processor, size
 

@@ -41,5 +41,7 @@ def calibrate_alignment(
             fit = scorer.fit(sample, clip) if clip is not None else None
             (good if labels.aligned[sample.id] else faulty).append(fit.value if fit is not None else 1.0)
     if missing:
-        raise UserError(f"labels: no sample has the id {min(missing)!r} ({len(missing)} such). Give the ids of SAMPLES.")
+        raise UserError(
+            f"labels: no sample has the id {min(missing)!r} ({len(missing)} such). Give the ids of SAMPLES."
+        )
     return calibrate("samples", faulty, good, threshold, drops_below=True)

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -85,9 +85,9 @@ def run_filters(
 ) -> FilterReport:
     """Filter the Sample lines ``samples`` with clips under ``media`` into the folder ``out``.
 
-    ``scorer`` takes the place of ``config.alignment.scorer``. ``labels`` are examples that ``cuts`` and ``alignment`` are
-    held against, reported as curves. ``progress`` is called with (done, total, what). The same
-    call goes on with a run that was cut off. Raises :class:`FilterError`, or ``EndpointError`` (a ``UserError``).
+    ``scorer`` takes the place of ``config.alignment.scorer``. ``labels`` are examples that ``cuts`` and
+    ``alignment`` are held against, reported as curves. ``progress`` is called with (done, total, what). The same call
+    goes on with a run that was cut off. Raises :class:`FilterError`, or ``EndpointError`` (a ``UserError``).
     """
     samples, out, config = Path(samples), Path(out), config or FilterConfig()
     media = Path(media) if media is not None else None
@@ -106,6 +106,9 @@ def run_filters(
             report.decoded_now = store.fill(videos, workers=workers, timeout_s=timeout_s, progress=progress)
             report.unreadable_clips = len(store.failed)
         filters = [_make(name, config, stack, out, store, scorer, counts) for name in config.filters]
+        for stage in filters:
+            if isinstance(stage, ConsistencyFilter):
+                stage.progress = progress
         _judge_all(samples, out, filters, config, report, progress)
         for stage in filters:
             if isinstance(stage, ConsistencyFilter):
@@ -141,11 +144,14 @@ def _check(samples: Path, media: Path | None, config: FilterConfig, labels: Labe
     if media is None and config.needs_media:
         needing = [name for name in config.filters if name in ("timestamps", "cuts", "alignment")]
         raise FilterError(
-            f"filters ({', '.join(needing)}) look into clips: give --media DIR, or choose filters=[captions,consistency]."
+            f"filters ({', '.join(needing)}) look into clips: give --media DIR, or choose "
+            "filters=[captions,consistency]."
         )
     for name, given in (("cuts", labels and labels.cuts_s), ("alignment", labels and labels.aligned)):
         if given and name not in config.filters:
-            raise FilterError(f"the labels are for {name}, which is not among filters ({list(config.filters)}). Add it.")
+            raise FilterError(
+                f"the labels are for {name}, which is not among filters ({list(config.filters)}). Add it."
+            )
     if media is not None and not media.is_dir():
         raise FilterError(f"{media}: no such folder. --media is the folder that the samples' video paths start from.")
 
@@ -217,7 +223,12 @@ def _noted(samples: Iterator[Sample], videos: dict[str, None]) -> Iterator[Sampl
 
 
 def _judge_all(
-    samples: Path, out: Path, filters: Sequence[Filter], config: FilterConfig, report: FilterReport, progress: Progress | None
+    samples: Path,
+    out: Path,
+    filters: Sequence[Filter],
+    config: FilterConfig,
+    report: FilterReport,
+    progress: Progress | None,
 ) -> None:
     """Stream the samples through the filters; files get their names once all are whole."""
     report.stages = {f.name: StageCounts(getattr(config, f.name).action) for f in filters}
@@ -261,7 +272,7 @@ def _unique(samples: Path, bad: TextIO, report: FilterReport) -> Iterator[tuple[
 
 
 def _judge_window(
-    window: list[tuple[int, Sample]], filters: Sequence[Filter], files: dict[str, TextIO], report: FilterReport
+    window: list[tuple[int, Sample]], filters: Sequence[Filter], files: Mapping[str, TextIO], report: FilterReport
 ) -> None:
     for stage in filters:
         if not window:

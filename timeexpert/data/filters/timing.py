@@ -174,7 +174,7 @@ class AlignmentFilter:
             f"{'later' if fit.best_shift_s > 0 else 'earlier'}.",
             value=round(fit.value, 3),
             threshold=self.threshold,
-            detail={"best_shift_s": round(fit.best_shift_s, 2)},
+            detail={"best_shift_s": round(fit.best_shift_s, 2), "segments_s": sample.events.segments_s},
         )
 
 
@@ -182,9 +182,9 @@ class BoundaryScorer:
     """Visible changes at the annotated starts and ends, against those at the same times all shifted.
 
     A place is scored by the geometric mean, over the boundaries, of the strongest :func:`boundary_evidence` within
-    ``tolerance_s`` (at least a step and a quarter). ``value`` is the score of the annotated place as a share of the best
-    score of any shift within ``max_shift_s`` that keeps the events inside the clip. It sees that something changes, not
-    what: only events that begin and end with a visible change can be judged by it.
+    ``tolerance_s`` (at least a step and a quarter). ``value`` is the score of the annotated place as a share of the
+    best score of any shift within ``max_shift_s`` that keeps the events inside the clip. It sees that something
+    changes, not what: only events that begin and end with a visible change can be judged by it.
     """
 
     threshold = 0.5
