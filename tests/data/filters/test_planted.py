@@ -9,9 +9,7 @@ from scripts.check_filters import FILTER_OF, Planted, plant, score
 from timeexpert.cli import main
 from timeexpert.data.scenes import SynthConfig
 
-SMALL = SynthConfig(
-    videos=60, seed=5, min_duration_s=14, max_duration_s=18, min_event_s=3, max_event_s=5, frame_rates=(4, 5)
-)
+SMALL = SynthConfig(videos=48, seed=2, min_duration_s=22, max_duration_s=28, frame_rates=(4, 5))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +33,7 @@ def out(planted, tmp_path_factory) -> Path:
 @pytest.mark.parametrize("fault", FILTER_OF)
 def test_nine_of_ten_planted_faults_are_found_with_few_false_alarms(planted, out, fault):
     (row,) = [row for row in score(planted, out) if row.fault == fault]
-    assert row.planted >= 8 and row.good >= 120
+    assert row.planted >= 6 and row.good >= 100
     assert row.found >= 0.9 * row.planted
     assert row.false_alarms <= 0.05 * row.good
 
