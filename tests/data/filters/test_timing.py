@@ -140,3 +140,15 @@ def test_where_nothing_changes_nothing_is_told(store):
 
 def test_the_threshold_can_be_set(store):
     assert align(store, moment("two.mp4", (3.5, 6.5)), threshold=0.0).fault is None
+
+
+def test_real_clips_have_the_cuts_that_a_person_noted(shared, tmp_path):
+    noted_s = [2.567, 4.667, 8.3, 9.867, 11.8, 13.5, 15.7]
+    store = ClipStore(tmp_path, shared / "videos", 15.0)
+    store.fill(["asl_mix_a.mp4", "football_juggle.mp4"], workers=1, timeout_s=120)
+    found = {
+        name: [t for t, strength in cut_candidates(store.clip(name)) if strength >= CutsConfig().threshold]
+        for name in ("asl_mix_a.mp4", "football_juggle.mp4")
+    }
+    assert found["asl_mix_a.mp4"] == pytest.approx(noted_s, abs=0.1)
+    assert found["football_juggle.mp4"] == []
