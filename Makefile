@@ -37,7 +37,6 @@ clean:
 	rm -rf $(VENV) .typecheck build dist timeexpert.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# --no-compile: a module is compiled when it is first imported; most never are.
 # An environment that works is kept; one that was left half-made is made again from nothing.
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"error: $(PYTHON) is Python {sys.version.split()[0]}; 3.11 or newer is needed: make PYTHON=python3.11 $(MAKECMDGOALS)")'
@@ -45,13 +44,13 @@ $(VENV)/.made:
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.made $(NEEDS)
-	$(BIN)/python -m pip install --no-compile -e .
+	$(BIN)/python -m pip install -e .
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.made $(NEEDS)
-	$(BIN)/python -m pip install --no-compile -e '.[test]'
+	$(BIN)/python -m pip install -e '.[test]'
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-dev: $(VENV)/.made $(NEEDS)
-	$(BIN)/python -m pip install --no-compile -e '.[dev]'
+	$(BIN)/python -m pip install -e '.[dev]'
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-test
