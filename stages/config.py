@@ -133,16 +133,20 @@ class TextConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Shard folders by name. ``cache_gib``: decoded frames kept in memory per process; 0 decodes every time."""
+    """Shard folders by name. ``cache_gib``: decoded frames kept in memory per process; 0 decodes every time.
+
+    ``prefetch_gib``: memory for batches that ``num_workers`` processes have loaded ahead; one each at least.
+    """
 
     root: str = "."  # relative paths below start here
     train: dict[str, str] = field(default_factory=dict)
     eval: str | None = None
     cache_gib: float = 0.0
     num_workers: int = 0
+    prefetch_gib: float = 4.0
 
     def __post_init__(self) -> None:
-        _at_least(0, self, "cache_gib", "num_workers")
+        _at_least(0, self, "cache_gib", "num_workers", "prefetch_gib")
 
 
 @dataclass(frozen=True, kw_only=True)

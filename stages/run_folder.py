@@ -32,6 +32,7 @@ FREE_KEYS: tuple[str, ...] = (
     "train.experts_every",
     "data.num_workers",
     "data.cache_gib",
+    "data.prefetch_gib",
     "data.root",
     "parallel.engine",
     "parallel.zero",

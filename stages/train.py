@@ -20,7 +20,7 @@ from timeexpert.checkpoint import verify, whole_model, write_folder
 from timeexpert.config import ConfigError
 from timeexpert.data.collate import BatchLoader, Reading, VideoQuestions
 from timeexpert.data.frames import FrameReader
-from timeexpert.data.loader import PlannedLoader
+from timeexpert.data.loader import PlannedLoader, batches_ahead
 from timeexpert.data.mixture import BatchPlanner, Mixture
 from timeexpert.data.records import Sample
 from timeexpert.data.shards import ShardDataset
@@ -198,7 +198,17 @@ class Trainer:
         # rows are cut at max_tokens, which batch_tokens is never below: the planner has nothing to drop
         planner = BatchPlanner(mixture, load.length, stage.batch_tokens, stage.batch_videos)
         workers, rank, ranks = self.config.data.num_workers, self.engine.rank, self.engine.world_size
-        return PlannedLoader(planner, load, workers, rank=rank, world_size=ranks)
+        ahead = batches_ahead(self._batch_bytes(stage), workers, int(self.config.data.prefetch_gib * 2**30))
+        return PlannedLoader(planner, load, workers, ahead, rank=rank, world_size=ranks)
+
+    def _batch_bytes(self, stage: StageConfig) -> int:
+        """Of the frames of a stage's largest batch."""
+        limits = []
+        if stage.batch_videos is not None:
+            limits.append(stage.batch_videos * max(stage.num_frames))
+        if stage.batch_tokens is not None:
+            limits.append(stage.batch_tokens // self.config.model.tokens_per_frame)
+        return min(limits) * 3 * self.reader.size**2
 
     def _train(self, stage: StageConfig, model: TimeExpert, text: TextTokenizer, before: int) -> None:
         def describe(folder: Path, global_step: int) -> None:

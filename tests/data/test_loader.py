@@ -15,7 +15,7 @@ import torch
 
 from tests.data.media import question, write_lines, write_video
 from timeexpert.data.build import build
-from timeexpert.data.loader import LoaderError, PlannedLoader
+from timeexpert.data.loader import LoaderError, PlannedLoader, batches_ahead
 from timeexpert.data.mixture import BatchPlanner, Mixture, MixtureError
 from timeexpert.data.shards import ShardDataset
 from timeexpert.errors import UserError
@@ -219,6 +219,14 @@ def test_real_shards_give_the_same_batches_from_any_worker_after_any_resume(tmp_
 def test_options_that_cannot_be_are_refused(options, words):
     with pytest.raises(UserError, match=words):
         PlannedLoader(planner(), load, **options)
+
+
+@pytest.mark.parametrize(
+    ("batch_bytes", "workers", "memory_bytes", "ahead"),
+    [(100, 2, 1000, 4), (100, 4, 1000, 2), (100, 8, 1000, 1), (100, 0, 250, 2), (10**9, 8, 0, 1), (0, 1, 1000, 4)],
+)
+def test_as_many_batches_wait_as_memory_holds(batch_bytes, workers, memory_bytes, ahead):
+    assert batches_ahead(batch_bytes, workers, memory_bytes) == ahead
 
 
 def test_workers_end_when_iteration_ends():

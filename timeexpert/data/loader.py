@@ -22,6 +22,15 @@ B = TypeVar("B")
 _WORKER_DEATH = re.compile(r"DataLoader worker.*(killed by signal|exited unexpectedly)")
 
 
+MOST_AHEAD = 4  # batches; more smooth nothing further
+
+
+def batches_ahead(batch_bytes: int, num_workers: int, memory_bytes: int) -> int:
+    """The ``prefetch`` of :class:`PlannedLoader` whose batches take at most ``memory_bytes`` while they wait; 1 or
+    more, and at most :data:`MOST_AHEAD`."""
+    return max(1, min(MOST_AHEAD, memory_bytes // max(1, batch_bytes * max(1, num_workers))))
+
+
 class LoaderError(UserError):
     """A batch that could not be loaded, or a worker that died."""
 
