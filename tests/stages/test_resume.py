@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,13 @@ def test_a_full_disk_while_writing_metrics_is_a_clear_error_too(tiny_data: Path,
         train(run_config(tiny_data), run)
 
 
+def wait_for_saves() -> None:
+    """A process ends when its saves are written; an error inside one does not wait for them."""
+    for thread in threading.enumerate():
+        if thread.name == "checkpoint":
+            thread.join()
+
+
 @pytest.fixture
 def stopped_run(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run that ended inside sft after step 7, with the checkpoints of steps 3 and 6."""
@@ -230,6 +238,7 @@ def stopped_run(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         patch.setattr(StageRun, "_record", stop_at_7)
         with pytest.raises(Stopped):
             train(run_config(tiny_data), tmp_path / "run")
+    wait_for_saves()
     assert [p.name for p in sorted((tmp_path / "run" / "checkpoints").iterdir())] == ["sft-0000003", "sft-0000006"]
     return tmp_path / "run"
 
@@ -435,6 +444,7 @@ def test_rows_of_dropped_jsonl_are_not_written_twice_after_a_kill(
         patch.setattr(StageRun, "_record", stop_at_3)
         with pytest.raises(Stopped):
             train(run_config(tiny_data, **stopped_config), tmp_path / "run")
+    wait_for_saves()
     train(run_config(tiny_data, **stopped_config), tmp_path / "run")
     assert rows(tmp_path / "run" / "dropped.jsonl") == rows(tmp_path / "unbroken" / "dropped.jsonl")
     assert figures(tmp_path / "run") == figures(tmp_path / "unbroken")
