@@ -7,18 +7,18 @@ with another threshold decodes and asks nothing again.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from timeexpert.config import to_tree
+from timeexpert.data.lock import LOCK, locked
 from timeexpert.data.records import Sample, SampleError, read_samples
 from timeexpert.data.shard_index import write_atomically
 from timeexpert.errors import UserError
@@ -32,7 +32,7 @@ from .labelled import calibrate_alignment, calibrate_cuts
 from .timing import AlignmentFilter, AlignmentScorer, BoundaryScorer, CutsFilter, TimestampsFilter
 from .verdict import Filter, Verdict
 
-REPORT, KEPT, BAD_INPUT, LOCK, CACHE = "filter.json", "kept.jsonl", "dropped-input.jsonl", ".lock", "cache"
+REPORT, KEPT, BAD_INPUT, CACHE = "filter.json", "kept.jsonl", "dropped-input.jsonl", "cache"
 WINDOW = 1024  # samples judged at a time: bounds memory
 Progress = Callable[[int, int, str], None]
 
@@ -93,7 +93,7 @@ def run_filters(
     media = Path(media) if media is not None else None
     _check(samples, media, config, labels)
     out.mkdir(parents=True, exist_ok=True)
-    with _locked(out), ExitStack() as stack:
+    with locked(out, "run", FilterError), ExitStack() as stack:
         _refuse_foreign(out)
         report = FilterReport(str(out), settings=to_tree(config))
         videos: dict[str, None] = {}
@@ -162,16 +162,6 @@ def _refuse_foreign(out: Path) -> None:
         name = path.name.removesuffix(".part").removesuffix(".tmp")
         if name not in known and not name.startswith(("dropped-", "flagged-", "curve-", "filter")):
             raise FilterError(f"{out}: holds {path.name}, which no run of filters wrote. Give an empty -o.")
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    with open(out / LOCK, "ab") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise FilterError(f"{out}: another run is writing here. Wait for it, or give another -o.") from None
-        yield
 
 
 def _store(
