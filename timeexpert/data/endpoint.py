@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from timeexpert.data.answer_cache import AnswerCache
 from timeexpert.errors import UserError
 
+Message = dict[str, Any]  # of a chat: role, and content as text or as a list of parts (text, image_url)
 MAX_RESPONSE_BYTES = 4 * 2**20
 MAX_WAIT_S = 60.0  # between two tries, whatever Retry-After says
 RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
@@ -121,19 +123,17 @@ class Endpoint:
     def __init__(self, config: EndpointConfig, cache: Path) -> None:
         self.config, self.usage = config, Usage()
         self._key = _key_from(config.key_env)
-        self._cache = _read_cache(cache)
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(cache, "ab")
+        self._cache = AnswerCache(cache)
         self._failures_in_row = 0
 
     def __enter__(self) -> Endpoint:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._cache.__exit__()
 
     def ask(
-        self, conversations: Iterable[list[dict[str, str]]], good: Callable[[str], bool] = lambda text: True
+        self, conversations: Iterable[list[Message]], good: Callable[[str], bool] = lambda text: True
     ) -> Iterator[Answer]:
         """One answer per list of chat messages, in order, ``concurrency`` at a time.
 
@@ -157,7 +157,7 @@ class Endpoint:
                     if isinstance(pending, Future):
                         pending.cancel()
 
-    def _body(self, messages: list[dict[str, str]]) -> bytes:
+    def _body(self, messages: list[Message]) -> bytes:
         row = {
             "model": self.config.model,
             "messages": messages,
@@ -185,9 +185,7 @@ class Endpoint:
         self._failures_in_row = 0
         self._count(reply)
         if good(reply.text):
-            self._cache[key] = reply.text
-            self._file.write(json.dumps({"key": key, "text": reply.text, "usage": reply.usage}).encode() + b"\n")
-            self._file.flush()
+            self._cache.keep(key, reply.text, usage=reply.usage)
         return Answer(reply.text)
 
     def _count(self, reply: _Reply) -> None:
@@ -268,26 +266,6 @@ def _read_reply(data: bytes) -> tuple[str, dict[str, int] | None]:
     if not isinstance(usage, dict) or not all(isinstance(usage.get(n), int) and 0 <= usage[n] < 10**9 for n in names):
         return text, None
     return text, {name: usage[name] for name in names}
-
-
-def _read_cache(path: Path) -> dict[str, str]:
-    """Answers by request hash; a last line that a kill cut short is removed."""
-    if not path.is_file():
-        return {}
-    out: dict[str, str] = {}
-    whole = 0
-    with open(path, "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                row = json.loads(line)
-                out[str(row["key"])] = str(row["text"])
-            except (ValueError, KeyError, TypeError):
-                raise EndpointError(f"{path}:{number}: not a kept answer. Delete the line or the file.") from None
-            whole += len(line)
-    os.truncate(path, whole)
-    return out
 
 
 def _key_from(name: str | None) -> str | None:

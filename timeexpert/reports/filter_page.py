@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterator
 from html import escape
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from timeexpert.data.media import resolve_media
-from timeexpert.errors import UserError
-
 from .charts import line_chart
 from .errors import ReportError
+from .frame_strip import STRIP_CSS, frame_strip
 from .style import cards, notes, page, table, write_html
 
 EXAMPLES = 12  # rows shown of each filter, spread evenly over its file
 WITH_FRAMES = 6  # of them with frames from the clip
-FRAME_HEIGHT = 90
 CSS = (
     ".charts figure { max-width: 560px; } "
-    ".ex { background: var(--card); border-radius: 8px; padding: .6rem .9rem; margin: .6rem 0; } "
-    ".strip { display: flex; flex-wrap: wrap; gap: .4rem; margin-top: .4rem; } .strip figure { margin: 0; } "
-    ".strip img { height: 90px; border-radius: 4px; display: block; } .strip figcaption { font-weight: 400; "
-    "color: var(--muted); font-size: .8rem; margin: 0; }"
+    ".ex { background: var(--card); border-radius: 8px; padding: .6rem .9rem; margin: .6rem 0; } " + STRIP_CSS
 )
 
 
@@ -141,25 +133,4 @@ def _strip(media: Path, row: dict[str, Any]) -> str:
         around = [time_s + offset_s for time_s in row["segments_s"][0] for offset_s in (-0.5, 0.5)]
     else:
         return ""
-    from PIL import Image
-
-    from timeexpert.data.video import Video
-
-    times = [max(0.0, time_s) for time_s in around]
-    try:
-        with Video.open(resolve_media(media, row["video"]), name=row["video"]) as video:
-            width = max(2, round(FRAME_HEIGHT * video.info.width * video.info.pixel_aspect / video.info.height))
-            frames, shown_s = video.frames_at(times, (FRAME_HEIGHT, min(width, 4 * FRAME_HEIGHT)))
-    except (UserError, OSError) as error:
-        return f'<p class="muted">{escape(str(error))}</p>'
-    out = []
-    for frame, time_s in zip(frames, shown_s, strict=True):
-        jpeg = BytesIO()
-        Image.fromarray(frame).save(jpeg, "JPEG", quality=80)
-        data = base64.b64encode(jpeg.getvalue()).decode("ascii")
-        label = f"{time_s:.2f} s"
-        out.append(
-            f'<figure><img alt="frame at {label}" src="data:image/jpeg;base64,{data}">'
-            f"<figcaption>{label}</figcaption></figure>"
-        )
-    return f'<div class="strip">{"".join(out)}</div>'
+    return frame_strip(media, row["video"], around)

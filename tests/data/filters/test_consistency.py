@@ -2,7 +2,7 @@
 
 import json
 
-from tests.data.filters.chat_server import completion, serving
+from tests.data.chat_server import completion, serving
 from tests.data.filters.test_captions import sample
 from timeexpert.data.endpoint import EndpointConfig
 from timeexpert.data.filters.config import ConsistencyConfig

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.data.filters.chat_server import completion, serving
+from tests.data.chat_server import completion, serving
 from timeexpert.data.endpoint import Answer, Endpoint, EndpointConfig, EndpointError
 from timeexpert.errors import UserError
 

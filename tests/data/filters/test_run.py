@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.filters.chat_server import serving
+from tests.data.chat_server import serving
 from tests.data.filters.test_consistency import judge_like_a_model
 from tests.data.media import question, read_rows, write_lines, write_video
 from timeexpert.config import load

@@ -27,7 +27,7 @@ class TimestampsConfig:
     duration_differs_s: float = 2.0
 
     def __post_init__(self) -> None:
-        _not_negative(self, "past_end_s", "duration_differs_s")
+        not_negative(self, "past_end_s", "duration_differs_s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class CaptionsConfig:
     extra_generic: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _not_negative(self, "min_words", "min_repeats")
+        not_negative(self, "min_words", "min_repeats")
         _share(self, "max_share")
 
 
@@ -83,8 +83,8 @@ class CutsConfig:
     analysis_fps: float = 15.0
 
     def __post_init__(self) -> None:
-        _not_negative(self, "threshold", "margin_s")
-        _known_tasks(self.tasks)
+        not_negative(self, "threshold", "margin_s")
+        known_tasks(self.tasks)
         if not 1 <= self.analysis_fps <= 120:
             raise UserError(f"analysis_fps ({self.analysis_fps}) must be between 1 and 120 frames per second.")
 
@@ -109,7 +109,7 @@ class AlignmentConfig:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        _not_negative(self, "max_shift_s", "tolerance_s")
+        not_negative(self, "max_shift_s", "tolerance_s")
         if self.scorer == "encoder" and not self.model:
             raise UserError(
                 "scorer (encoder) needs model, the folder of a CLIP-like model. Set alignment.model=DIR, or "
@@ -143,7 +143,8 @@ class FilterConfig:
         return any(name in MEDIA_FILTERS for name in self.filters)
 
 
-def _not_negative(config: object, *names: str) -> None:
+def not_negative(config: object, *names: str) -> None:
+    """Raises :class:`UserError` for a field below 0."""
     for name in names:
         if getattr(config, name) < 0:
             raise UserError(f"{name} ({getattr(config, name)}) must not be negative.")
@@ -154,7 +155,8 @@ def _share(config: object, name: str) -> None:
         raise UserError(f"{name} ({getattr(config, name)}) is a share, above 0 and at most 1.")
 
 
-def _known_tasks(tasks: tuple[str, ...]) -> None:
+def known_tasks(tasks: tuple[str, ...]) -> None:
+    """Raises :class:`UserError` for a task that no sample can have."""
     for task in tasks:
         if task not in TASKS:
             raise UserError(f"tasks: {task!r} is not one of {', '.join(TASKS)}.")

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from timeexpert.data.endpoint import Answer, Endpoint, Usage
+from timeexpert.data.endpoint import Answer, Endpoint, Message, Usage
 from timeexpert.data.records import SEGMENT_TASKS, TIMED_TASKS, Sample
 
 from .captions import captions_of, content_words, is_latin, words
@@ -138,7 +138,7 @@ def batches_of(samples: Sequence[Sample], batch: int) -> Iterator[list[Sample]]:
         yield group
 
 
-def messages(samples: Sequence[Sample]) -> list[dict[str, str]]:
+def messages(samples: Sequence[Sample]) -> list[Message]:
     """The chat messages that ask about a batch."""
     items = [{"id": number, **item(sample)} for number, sample in enumerate(samples, 1)]
     return [

@@ -19,7 +19,8 @@ from typing import Any, TextIO
 
 from timeexpert.config import to_tree
 from timeexpert.data.lock import LOCK, locked
-from timeexpert.data.records import Sample, SampleError, read_samples
+from timeexpert.data.records import Sample
+from timeexpert.data.sample_lines import good_samples, unique_samples, write_row
 from timeexpert.data.shard_index import write_atomically
 from timeexpert.errors import UserError
 
@@ -97,7 +98,7 @@ def run_filters(
         _refuse_foreign(out)
         report = FilterReport(str(out), settings=to_tree(config))
         videos: dict[str, None] = {}
-        counts = count_captions(_noted(_good(samples), videos))
+        counts = count_captions(_noted(good_samples(samples), videos))
         store = None
         if config.needs_media and media is not None:
             store, scorer = _store(out, media, config, scorer)
@@ -126,7 +127,7 @@ def run_filters(
                 if labels.cuts_s and isinstance(stage, CutsFilter):
                     report.calibration[stage.name] = calibrate_cuts(labels, store, config)
                 if labels.aligned and isinstance(stage, AlignmentFilter):
-                    found = calibrate_alignment(labels, _good(samples), store, stage.scorer, stage.threshold)
+                    found = calibrate_alignment(labels, good_samples(samples), store, stage.scorer, stage.threshold)
                     report.calibration[stage.name] = found
         for name in report.curves | report.calibration:
             both = {"drops": report.curves.get(name), "labelled": report.calibration.get(name)}
@@ -201,10 +202,6 @@ def _make(
     return AlignmentFilter(config.alignment, store, scorer)
 
 
-def _good(samples: Path) -> Iterator[Sample]:
-    return (sample for _, sample in read_samples(samples) if isinstance(sample, Sample))
-
-
 def _noted(samples: Iterator[Sample], videos: dict[str, None]) -> Iterator[Sample]:
     """``samples``; the videos they name are added to ``videos`` in order of first appearance."""
     for sample in samples:
@@ -231,7 +228,13 @@ def _judge_all(
     with ExitStack() as stack:
         files = {n: stack.enter_context(open(out / f"{n}.part", "w", encoding="utf-8")) for n in names}
         window: list[tuple[int, Sample]] = []
-        for line, sample in _unique(samples, files[BAD_INPUT], report):
+
+        def bad(row: dict[str, Any]) -> None:
+            report.bad_input += 1
+            write_row(files[BAD_INPUT], row)
+
+        for line, sample in unique_samples(samples, bad):
+            report.samples += 1
             window.append((line, sample))
             if len(window) == WINDOW:
                 _judge_window(window, filters, files, report)
@@ -239,26 +242,9 @@ def _judge_all(
                 if progress is not None:
                     progress(line, total, "judging")
         _judge_window(window, filters, files, report)
+    report.samples += report.bad_input
     for name in names:
         os.replace(out / f"{name}.part", out / name)
-
-
-def _unique(samples: Path, bad: TextIO, report: FilterReport) -> Iterator[tuple[int, Sample]]:
-    """Good lines with an id of their own; the others go to ``bad``."""
-    seen: dict[bytes, int] = {}
-    for line, sample in read_samples(samples):
-        report.samples += 1
-        if isinstance(sample, Sample):
-            first = seen.setdefault(hashlib.sha256(sample.id.encode("utf-8", "surrogatepass")).digest()[:12], line)
-            if first == line:
-                yield line, sample
-                continue
-            reason = f"{samples}:{line}: id {sample.id!r} is taken by line {first}; ids must be unique."
-        else:
-            reason = str(sample)
-        report.bad_input += 1
-        kind = "bad line" if isinstance(sample, SampleError) else "duplicate id"
-        _write(bad, {"line": line, "fault": kind, "reason": reason})
 
 
 def _judge_window(
@@ -279,13 +265,13 @@ def _judge_window(
                 left.append((line, sample))
                 continue
             _count(counts.faults, verdict.fault)
-            _write(files[f"{_past(counts.action)}-{stage.name}.jsonl"], _row(line, sample, stage.name, verdict))
+            write_row(files[f"{_past(counts.action)}-{stage.name}.jsonl"], _row(line, sample, stage.name, verdict))
             if counts.action == "flag":
                 left.append((line, sample))
         window = left
     for _, sample in window:
         report.kept += 1
-        _write(files[KEPT], sample.to_json())
+        write_row(files[KEPT], sample.to_json())
 
 
 def _row(line: int, sample: Sample, name: str, verdict: Verdict) -> dict[str, Any]:
@@ -310,11 +296,3 @@ def _count(counts: dict[str, int], kind: str) -> None:
 
 def _past(action: str) -> str:
     return "dropped" if action == "drop" else "flagged"
-
-
-def _write(file: TextIO, row: dict[str, Any]) -> None:
-    text = json.dumps(row, ensure_ascii=False, allow_nan=False)
-    try:
-        file.write(text + "\n")
-    except UnicodeEncodeError:  # half a surrogate pair, which JSON can hold and UTF-8 cannot
-        file.write(json.dumps(row, allow_nan=False) + "\n")
