@@ -32,6 +32,7 @@ ORDER = (
     "families",
     "checkpoint",
     "predict",
+    "reannotation",
     "reports",
     "loomdata",
     "serving",
