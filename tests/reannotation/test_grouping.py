@@ -78,19 +78,19 @@ def part(start_s, end_s, text="x"):
         (
             [*KEEP[:2], {"from": [3, 4], "text": "x"}],
             "breaks a rule",
-            "across 11.00 s without an event; max_gap_s is 5",
+            "across 11.00 s without an event; max_gap_s",
         ),
         ([{"from": [1], "text": "another"}, *KEEP[1:]], "breaks a rule", "stays as it is, and must keep its text"),
         ([{"from": [1], "start_s": 0, "end_s": 3}, *KEEP[1:]], "breaks a rule", "is no part of a split event"),
         (
             [*KEEP[:2], part(5, 7), part(7, 99), KEEP[3]],
             "breaks a rule",
-            r"7 to 99 s\) leaves the event that it splits",
+            r"7 to 99 s\) leaves the event",
         ),
         (
             [*KEEP[:2], part(5, 7), part(6, 9), KEEP[3]],
             "breaks a rule",
-            "begins at 6 s, before the part before it ends",
+            "begins at 6 s, before the part before",
         ),
         ([*KEEP[:2], part(5, 8.5), part(8.5, 9), KEEP[3]], "breaks a rule", r"is shorter than min_part_s \(1\)"),
         ([*KEEP[:2], part(5, 7), {"from": [3], "text": "x"}, KEEP[3]], "breaks a rule", "needs start_s and end_s"),

@@ -59,10 +59,10 @@ class RefinementConfig:
 
     snap_s: float = 0.5
     cut_threshold: float = 2.0
-    trim_overlap_s: float = 0.5
+    trim_overlap_s: float = 0.3
     close_gap_s: float = 0.0
-    min_length_s: float = 0.5
-    analysis_fps: float = 15.0
+    min_length_s: float = 0.3
+    analysis_fps: float = 30.0  # the filters' 15 would place cuts a frame or two late
     tasks: tuple[str, ...] = SEGMENT_TASKS
 
     def __post_init__(self) -> None:
