@@ -101,10 +101,10 @@ def _made(events: Sequence[Traced], group: Group, parts: dict[int, int]) -> Trac
     chosen = [events[i] for i in group.sources]
     spans = tuple(one.span for one in chosen)
     if group.span is not None:
-        span, kind, why = group.span, "split", f"one of {parts[first]} events that the model sees in this one"
+        span, kind, why = group.span, "split", f"split: one of {parts[first]} events that the model sees in one"
     else:
         span = (min(start_s for start_s, _ in spans), max(end_s for _, end_s in spans))
-        kind, why = "merged", f"{len(chosen)} fragments that the model takes for one event"
+        kind, why = "merged", f"merged: {len(chosen)} fragments that the model takes for one event"
     sources = tuple(sorted({source for one in chosen for source in one.sources}))
     earlier = tuple(step for one in chosen for step in one.steps)
     return Traced(Event(*span, (), group.text.strip()), sources, (*earlier, Step(kind, why, spans, span)))

@@ -95,9 +95,9 @@ def _body(report: dict[str, Any], examples: Sequence[Sample], changed: int, medi
 def _who(report: dict[str, Any]) -> str:
     if not report["annotator"]:
         return "Nothing was grouped: no model was named. Times were refined by rules."
-    rounds = ", ".join(f"{count} samples {n} times" for n, count in sorted(report["rounds"].items()))
+    rounds = ", ".join(f"{n} for {count} samples" for n, count in sorted(report["rounds"].items()))
     unsettled = f"; {report['unsettled']} still changed at the last" if report["unsettled"] else ""
-    return f"Grouped by {report['annotator']}; asked about: {rounds or 'nothing'}{unsettled}."
+    return f"Grouped by {report['annotator']}; questions: {rounds or 'none'}{unsettled}."
 
 
 def _example(sample: Sample, media: Path | None) -> Iterator[str]:
@@ -109,7 +109,7 @@ def _example(sample: Sample, media: Path | None) -> Iterator[str]:
     cuts = sorted({c for change in changes.values() for step in change["steps"] for c in step.get("cuts_s", [])})
     yield timelines(before, sample.events.segments_s, set(changes), cuts)
     if media is not None:
-        times, labels = _moved(changes, sample)
+        times, labels = _telling(entry, sample)
         yield frame_strip(media, sample.video, times, labels) if times else ""
     yield table(
         ["event", "after, s", "text", "from", "what was done"],
@@ -133,17 +133,32 @@ def _source(row: dict[str, Any], number: int) -> str:
     return f"{number + 1}: {row['start_s']:.2f} to {row['end_s']:.2f} {row['text'][:80]}"
 
 
-def _moved(changes: dict[int, Any], sample: Sample) -> tuple[list[float], list[str]]:
-    """Times before and after of the first boundaries that moved, and what each is."""
+def _telling(entry: dict[str, Any], sample: Sample) -> tuple[list[float], list[str]]:
+    """Times of frames that say whether a change is right, and what each is, up to ``FRAMES``.
+
+    The middle of each event that was merged and of each part of a split one; else the boundaries before and after.
+    """
     times: list[float] = []
     labels: list[str] = []
-    for number, change in changes.items():
-        now = sample.events.segments_s[number]
-        first, last = change["steps"][-1]["before_s"][0], change["steps"][-1]["before_s"][-1]
-        for name, was_s, is_s in (("start", first[0], now[0]), ("end", last[1], now[1])):
-            if was_s != is_s and len(times) + 2 <= FRAMES:
-                times += [was_s, is_s]
-                labels += [f"{number + 1}, {name} before", f"{number + 1}, {name} after"]
+
+    def add(*frames: tuple[float, str]) -> None:
+        if len(times) + len(frames) <= FRAMES:
+            times.extend(time_s for time_s, _ in frames)
+            labels.extend(label for _, label in frames)
+
+    for change in entry["changes"]:
+        number = change["event"]
+        (start_s, end_s), kinds = sample.events.segments_s[number], {step["kind"] for step in change["steps"]}
+        if "split" in kinds:
+            add(((start_s + end_s) / 2, f"{number + 1}, middle"))
+        elif "merged" in kinds:
+            rows = [(i, entry["before"][i]) for i in change["sources"]]
+            add(*(((row["start_s"] + row["end_s"]) / 2, f"{number + 1}, middle of old {i + 1}") for i, row in rows))
+        else:
+            was = entry["before"][change["sources"][0]]
+            for name, was_s, is_s in (("start", was["start_s"], start_s), ("end", was["end_s"], end_s)):
+                if was_s != is_s:
+                    add((was_s, f"{number + 1}, {name} before"), (is_s, f"{number + 1}, {name} after"))
     return times, labels
 
 
