@@ -5,7 +5,7 @@ No rule changes the order of starts, and none makes two events overlap that did 
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from math import floor
 
@@ -115,16 +115,24 @@ def _too_short(span: Span, target: dict[float, float], min_length_s: float) -> b
 
 def _lengthen(events: list[Traced], readable_s: float, config: RefinementConfig) -> None:
     """Short events grow to the minimum where their neighbours leave room: first later, then earlier."""
+    starts, ends = [one.span[0] for one in events], sorted(one.span[1] for one in events)
     for i, one in enumerate(events):
         start_s, end_s = one.span
         if end_s - start_s >= config.min_length_s - SAME_S or start_s >= readable_s:
             continue
-        others = [other.span for j, other in enumerate(events) if j != i]
-        latest = min((s for s, _ in others if s >= end_s), default=readable_s)
+        ends.pop(bisect_left(ends, end_s))  # its own
+        j = bisect_left(starts, end_s)
+        j += j == i  # a point
+        latest_s = starts[j] if j < len(starts) else readable_s
         # not before another start either: the order of starts stays
-        earliest = max((t for s, e in others for t in (s, e) if t <= start_s), default=0.0)
-        new_end = min(round(start_s + config.min_length_s, 3), latest, readable_s)
-        new_start = min(start_s, round(new_end - config.min_length_s, 3))
-        if new_start >= earliest - SAME_S:
+        k = bisect_right(ends, start_s)
+        earliest_s = max(starts[i - 1] if i else 0.0, ends[k - 1] if k else 0.0)
+        if i + 1 < len(starts) and starts[i + 1] == start_s:
+            earliest_s = start_s
+        new_end_s = min(round(start_s + config.min_length_s, 3), latest_s, readable_s)
+        new_start_s = min(start_s, round(new_end_s - config.min_length_s, 3))
+        if new_end_s >= end_s and new_start_s >= earliest_s - SAME_S:
             why = f"lengthened to {config.min_length_s:g} s"
-            events[i] = one.moved("lengthened", why, (max(new_start, earliest), new_end))
+            events[i] = one.moved("lengthened", why, (max(new_start_s, earliest_s), new_end_s))
+        starts[i], end_s = events[i].span
+        insort(ends, end_s)
