@@ -24,9 +24,9 @@ help:
 quickstart: $(VENV)/.installed
 	$(BIN)/timeexpert quickstart $(ARGS)
 
-# A process per core with one thread each: the tests' tensors are tiny. Tests of one file stay in one process.
+# Processes of one thread each (tests/conftest.py says how many): the tests' tensors are tiny. A file stays in one process.
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -21,15 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from learning_test import SMALLER
-from rich.console import Console
 
-from timeexpert.config import ConfigError, load
 from timeexpert.errors import UserError
-from timeexpert.paths import config_path
-from timeexpert.quickstart import make_data
-from timeexpert.stages.config import RunConfig
-from timeexpert.stages.run_folder import RunFolder
-from timeexpert.stages.train import Trainer, run_and_report
+
+# torch is imported where training begins: the processes that make videos import this file too.
 
 FIGURES = {"r1_0.5": "R@1 IoU 0.5", "miou": "mIoU", "f1": "dense F1", "hit1": "HIT@1"}
 # 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom
@@ -58,6 +53,15 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def ablate(names: Sequence[str], overrides: Sequence[str], seeds: Sequence[int], out: Path, device: str) -> int:
     """All runs one after another; the exit code of the first that was stopped, or 0."""
+    from rich.console import Console
+
+    from timeexpert.config import ConfigError, load
+    from timeexpert.paths import config_path
+    from timeexpert.quickstart import make_data
+    from timeexpert.stages.config import RunConfig
+    from timeexpert.stages.run_folder import RunFolder
+    from timeexpert.stages.train import Trainer, run_and_report
+
     configs = {name: load(RunConfig, config_path(name), overrides) for name in names}
     first = configs[names[0]]
     for name, config in configs.items():

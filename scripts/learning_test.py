@@ -11,10 +11,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from rich.console import Console
-
-from timeexpert.quickstart import quickstart
-
 MARGINS = {"r1_0.5": 10.0, "f1": 5.0}  # points over the noise control; docs/log.md has what was measured
 SMALLER = [  # the quickstart with shorter videos, fewer frames and fewer steps
     "synth.images.videos=600",
@@ -33,6 +29,11 @@ SMALLER = [  # the quickstart with shorter videos, fewer frames and fewer steps
 
 def main() -> int:
     """Train the small config, compare with its control."""
+    # Here, not above: the processes that make videos import this file too, and need no torch.
+    from rich.console import Console
+
+    from timeexpert.quickstart import quickstart
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the run in this folder")
     args = parser.parse_args()

@@ -19,6 +19,30 @@ from tests.tiny import tiny_data, tiny_run  # noqa: F401 (fixtures of every test
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Files of half a minute and more begin first: one that begins last leaves the other workers idle.
+LONGEST = (
+    "faults/test_ranks.py",
+    "stages/test_parallel_training.py",
+    "stages/test_resume.py",
+    "faults/test_two_hosts.py",
+    "scripts/test_reproduce.py",
+    "kernels/test_compile.py",
+    "kernels/test_experts.py",
+    "scripts/test_train_node.py",
+    "scripts/test_ablate.py",
+)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """``-n auto``: one process more than cores, at most 8. Tests of hangs and of lost hosts mostly wait."""
+    return min(len(os.sched_getaffinity(0)) + 1, 8)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order files by how long they take, as far as ``LONGEST`` knows; within a file the order stays."""
+    rank = {str(ROOT / "tests" / name): place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(str(item.path), len(rank)))
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,9 +14,11 @@ import pytest
 from tests.tiny import KINDS, ROOT, write_config
 
 
-def ablate(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts" / "ablate.py"), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.fixture
+def ablate(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """The script's ``main``; its words may be of any type. Returns its exit code."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))  # as Python does for a script
+    return lambda *words: int(import_module("ablate").main([str(word) for word in words]))
 
 
 @pytest.fixture
@@ -28,12 +30,17 @@ def configs(tmp_path: Path) -> list[Path]:
     return [topany, topk]
 
 
-def test_two_configs_with_two_seeds_are_compared(configs: list[Path], tmp_path: Path, monkeypatch) -> None:
+def test_two_configs_with_two_seeds_are_compared(
+    ablate: Callable[..., int],
+    configs: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "out"
     words = ("topany.yaml", "topk.yaml", "--seeds", 3, 4, "-o", out, "--device", "cpu", "train.log_every=2")
-    said = ablate(*words)
-    assert said.returncode == 0, said.stderr
+    assert ablate(*words) == 0
     comparison = json.loads((out / "ablation.json").read_text())
     assert list(comparison) == ["topany.yaml", "topk.yaml"]
     runs = {
@@ -49,18 +56,19 @@ def test_two_configs_with_two_seeds_are_compared(configs: list[Path], tmp_path: 
     assert found["mean"] == pytest.approx(statistics.fmean(differences), abs=0.01)
     # two values: the interval is 12.7 standard errors, and the standard error half their distance
     assert found["half_width"] == pytest.approx(12.706 * abs(differences[0] - differences[1]) / 2, abs=0.01)
-    assert (out / "ablation.md").read_text() in said.stdout
+    assert (out / "ablation.md").read_text() in capsys.readouterr().out
 
     logs = {path: path.read_bytes() for path in out.glob("*/metrics.jsonl")}
     assert len(logs) == 4
-    assert ablate(*words).returncode == 0
+    assert ablate(*words) == 0
     assert logs == {path: path.read_bytes() for path in logs}  # nothing is trained twice
 
 
-def test_configs_with_other_data_are_refused(configs: list[Path], tmp_path: Path) -> None:
+def test_configs_with_other_data_are_refused(
+    ablate: Callable[..., int], configs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = tmp_path / "other.yaml"
     other.write_text("extends: topany.yaml\nname: other\nsynth: {videos: {seed: 9}}\n", encoding="utf-8")
-    said = ablate(configs[0], other, "-o", tmp_path / "out")
-    assert said.returncode == 2
-    assert f"error: {other}: synth, data and eval must be those of {configs[0]}" in said.stderr
+    assert ablate(configs[0], other, "-o", tmp_path / "out") == 2
+    assert f"error: {other}: synth, data and eval must be those of {configs[0]}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
