@@ -1,15 +1,19 @@
 """Cached clips show the original's frames at the original's times, and everything downstream takes them."""
 
+import errno
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.data.media import question, read_rows, write_audio, write_lines, write_video
+from tests.tiny import command
 from timeexpert.cli import main
 from timeexpert.data.build import build
-from timeexpert.data.cache import SAMPLES, cache_frames
+from timeexpert.data.cache import SAMPLES, JpegClips, _cache_one, cache_frames
 from timeexpert.data.shards import ShardDataset
 from timeexpert.data.video import Video, on_screen
 from timeexpert.errors import UserError
@@ -60,7 +64,7 @@ def test_the_same_command_goes_on_and_makes_nothing_twice(tmp_path):
     report = cache_frames(lines, tmp_path / "media", tmp_path / "out", size=32)
     assert (report.clips, report.reused) == (3, 1)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out" / "media").iterdir()} == done
-    with pytest.raises(UserError, match=r"out: was begun with other settings .*or give another -o"):
+    with pytest.raises(UserError, match=r"out: was begun with other settings \(size 32, now 64\)\. .*give another -o"):
         cache_frames(lines, tmp_path / "media", tmp_path / "out", size=64)
 
 
@@ -96,3 +100,40 @@ def test_two_names_that_would_become_one_are_refused(tmp_path):
 def test_settings_that_cannot_be_are_refused(settings, words, tmp_path):
     with pytest.raises(UserError, match=words):
         cache_frames(write_lines(tmp_path / "s.jsonl", []), tmp_path, tmp_path / "out", **settings)
+
+
+WAIT = """
+import timeexpert.data.cache as cache
+read = cache._videos
+cache._videos = lambda *words: (print("begun", flush=True), input(), read(*words))[2]
+"""
+
+
+def test_two_commands_in_one_output_folder_are_one_too_many(tmp_path):
+    write_video(tmp_path / "v.mp4")
+    lines = write_lines(tmp_path / "s.jsonl", [question("q", "v.mp4")])
+    words = ["data", "cache", lines, "--media", tmp_path, "-o", tmp_path / "out", "--size", 32, "--workers", 1]
+    first = command(*words, code=WAIT, stdin=subprocess.PIPE)
+    assert first.stdout.readline() == "begun\n"
+    second = command(*words)
+    said, _ = second.communicate(timeout=60)
+    assert second.returncode == 2
+    assert "out: another data cache is writing here. Wait for it, or give another -o." in said
+    said, _ = first.communicate("go on\n", timeout=60)
+    assert first.returncode == 0 and "1 clips (0 were there)" in said
+    third = command(*words)
+    assert "1 clips (1 were there)" in third.communicate(timeout=60)[0]
+
+
+def test_a_full_disk_ends_the_command_and_not_each_clip(tmp_path, monkeypatch):
+    write_video(tmp_path / "v.mp4")
+
+    def write(*words):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(JpegClips, "write", write)
+    made = _cache_one(JpegClips(2.0, 32, 2), tmp_path, "v.mp4", tmp_path / "out.mp4")
+    assert made == {"disk": "No space left on device"}
+    monkeypatch.setattr("timeexpert.data.cache.WorkerPool.map", lambda pool, tasks: iter([made for _ in tasks]))
+    with pytest.raises(UserError, match=r"cannot write: No space left on device\. 0 clips are kept: free space"):
+        cache_frames(write_lines(tmp_path / "s.jsonl", [question("q", "v.mp4")]), tmp_path, tmp_path / "out")
