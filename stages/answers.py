@@ -22,7 +22,12 @@ NOISE_SEED = 1234
 def answerer(
     predictor: Predictor, dataset: ShardDataset, noise_seed: int | None = None
 ) -> Callable[[Sequence[Sample]], list[Answer]]:
-    """``evaluate``'s question function: reads the videos of a shard folder and asks ``predictor``."""
+    """``evaluate``'s question function: reads the clips of a shard folder, as it holds them, and asks ``predictor``.
+
+    Raises ``FeaturesError`` for features that the model's own tower would not make of these frames.
+    """
+    if (kind := dataset.features) is not None:
+        predictor.check_features(kind, predictor.config.num_frames, dataset.path)
     where = {dataset.sample(i).id: i for i in range(len(dataset))}
 
     def ask(samples: Sequence[Sample]) -> list[Answer]:

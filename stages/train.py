@@ -35,6 +35,7 @@ from timeexpert.tokenization.text import HuggingFaceText, SentencePieceText, Tex
 
 from .answers import NOISE_SEED, answerer
 from .config import RunConfig, StageConfig
+from .frames import batch_bytes, check_frames, check_tower, features_of
 from .loop import StageRun, Stopped, autocast, seed_everything, stage_seed
 from .memory import PeakMemory, keep_freed_memory
 from .models import build_model, model_config
@@ -96,6 +97,8 @@ class Trainer:
             ) from None
 
     def _execute(self, only: Sequence[str]) -> dict[str, Any]:
+        for stage in self.config.stages:
+            check_frames(self.config, stage, self.dataset)
         if self.config.data.eval and any(stage.evaluate for stage in self.config.stages):
             self.held_out()  # data that cannot be scored are refused before anything is written
         self.engine.from_main(lambda: self.run.start(self.config))
@@ -119,6 +122,7 @@ class Trainer:
                 )
             else:
                 seed_everything(stage_seed(self.config.train.seed, place))
+                check_tower(self.config, stage, self.dataset, model)
                 self._train(stage, model, text, before)
                 if self.engine.shards:  # the next stage may train, and so shard, other parts
                     self.engine.release()
@@ -198,17 +202,9 @@ class Trainer:
         # rows are cut at max_tokens, which batch_tokens is never below: the planner has nothing to drop
         planner = BatchPlanner(mixture, load.length, stage.batch_tokens, stage.batch_videos)
         workers, rank, ranks = self.config.data.num_workers, self.engine.rank, self.engine.world_size
-        ahead = batches_ahead(self._batch_bytes(stage), workers, int(self.config.data.prefetch_gib * 2**30))
+        size, room = batch_bytes(self.config, stage, self.dataset), int(self.config.data.prefetch_gib * 2**30)
+        ahead = batches_ahead(size, workers, room)
         return PlannedLoader(planner, load, workers, ahead, rank=rank, world_size=ranks)
-
-    def _batch_bytes(self, stage: StageConfig) -> int:
-        """Of the frames of a stage's largest batch."""
-        limits = []
-        if stage.batch_videos is not None:
-            limits.append(stage.batch_videos * max(stage.num_frames))
-        if stage.batch_tokens is not None:
-            limits.append(stage.batch_tokens // self.config.model.tokens_per_frame)
-        return min(limits) * 3 * self.reader.size**2
 
     def _train(self, stage: StageConfig, model: TimeExpert, text: TextTokenizer, before: int) -> None:
         def describe(folder: Path, global_step: int) -> None:
@@ -220,6 +216,9 @@ class Trainer:
         self.console.print(f"[bold]stage {stage.name}[/] ({stage.kind}): {stage.steps} steps, trains {parts}")
         loader = self._loader(stage, text)
         data = {name: self.dataset(self.config.data.train[name]).manifest["index_sha256"] for name in stage.mix}
+        peak: dict[str, float] = {}
+        if self.utilisation and not features_of(self.config, stage, self.dataset):  # it counts the tower's work
+            peak = self.utilisation(self.config, stage, text.vocab_size, self.place)
         with self.run.timed(stage.name) as lap:
             StageRun(
                 self.run,
@@ -235,7 +234,7 @@ class Trainer:
                 lap=lap,
                 engine=self.engine,
                 profile_steps=self.profile_steps,
-                **(self.utilisation(self.config, stage, text.vocab_size, self.place) if self.utilisation else {}),
+                **peak,
             ).execute()
         self._export(stage, model, text, before + stage.steps)
 
@@ -323,8 +322,8 @@ class Trainer:
         """Some held-out questions of the last evaluated stage with frames, truth and answer, for the report."""
         stages = [r["stage"] for r in _rows(self.run.metrics, "eval") if r["control"] is None]
         path = self.run.path / "predictions" / f"{stages[-1]}.jsonl" if stages else Path()
-        if not path.is_file() or self.config.data.eval is None:
-            return []
+        if not path.is_file() or self.config.data.eval is None or self.dataset(self.config.data.eval).features:
+            return []  # of features no picture can be made
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         dataset = self.dataset(self.config.data.eval)
         where = {dataset.sample(i).id: i for i in range(len(dataset))}
@@ -340,7 +339,7 @@ class Trainer:
             )
             told = None if row["prediction"] is None or row["problems"] else EventSequence.from_json(row["prediction"])
             truth = EventSequence.from_json(row["truth"])
-            out.append(Example(frames, list(times_s), truth, told, row["prompt"], duration_s, row["video"]))
+            out.append(Example(frames, list(times_s), truth, told, row["prompt"], duration_s, row["video"]))  # type: ignore[arg-type]
         return out
 
     def _summary(self, model: TimeExpert) -> dict[str, Any]:

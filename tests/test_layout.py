@@ -32,6 +32,7 @@ ORDER = (
     "families",
     "checkpoint",
     "predict",
+    "feature_cache",
     "reannotation",
     "reports",
     "loomdata",

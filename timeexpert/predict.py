@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,14 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from timeexpert.checkpoint import TRAINER_STATE, CheckpointError, load_weights, verify
+from timeexpert.data.batch import Frames, join_frames
+from timeexpert.data.features import FeatureFile, FeaturesError, refuse_missing_frames, refuse_other_tower
 from timeexpert.data.frames import FrameReader, Source
+from timeexpert.data.media import is_features
 from timeexpert.data.video import Video
 from timeexpert.errors import UserError
 from timeexpert.model import EventGrammarProcessor, TimeExpert, TimeExpertConfig
+from timeexpert.model.vision import tower_identity
 from timeexpert.tokenization import EventCodec, EventGrammar, EventSequence, GrammarLimits, Problem, interleave
 from timeexpert.tokenization.text import TextTokenizer, load_text
 
@@ -59,9 +64,9 @@ class InferenceConfig:
 
 @dataclass(frozen=True)
 class Clip:
-    """Sampled frames of one video: uint8 [n, H, W, 3], their times, the video's duration (seconds)."""
+    """Sampled frames of one video (uint8 [n, H, W, 3], or features of them), their times, its duration (seconds)."""
 
-    frames: np.ndarray
+    frames: Frames
     times_s: np.ndarray
     duration_s: float
 
@@ -161,15 +166,35 @@ class Predictor:
         return cls(model.to(place).eval(), load_text(str(folder)), config)
 
     def clip(self, source: Source, *, name: str | None = None, num_frames: int | None = None) -> Clip:
-        """Uniformly sampled frames of a video file or of its bytes. Raises ``VideoError``."""
+        """Uniformly sampled frames of a video file or of its bytes, or features of them from a file of ``data cache``.
+
+        Raises ``VideoError``, and :class:`FeaturesError` for features of another tower.
+        """
         label = name or (str(source) if not isinstance(source, bytes) else "video")
         key = hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else label
-        return Clip(*self.reader.read(key, lambda: (source, label), num_frames or self.config.num_frames))
+        count = num_frames or self.config.num_frames
+        if is_features(label):
+            self.check_features(FeatureFile(source, label).kind, count, label)
+        return Clip(*self.reader.read(key, lambda: (source, label), count))
+
+    @cached_property
+    def _tower(self) -> dict[str, Any]:
+        return tower_identity(self.model.frame_encoder.vision_tower)
+
+    def check_features(self, kind: dict[str, Any], num_frames: int, where: object) -> None:
+        """Raises :class:`FeaturesError` where features of ``kind`` are not what this model makes of ``num_frames``."""
+        refuse_other_tower(kind, self._tower, where)
+        refuse_missing_frames(kind, [num_frames], "uniform", where)
 
     def frames_for_display(
         self, source: Source, times_s: Sequence[float] | np.ndarray, height: int = 144
     ) -> np.ndarray:
-        """The frames at the exact times of a :class:`Clip`, in their own proportions: uint8 [n, height, W, 3]."""
+        """The frames at the exact times of a :class:`Clip`, in their own proportions: uint8 [n, height, W, 3].
+
+        Raises ``VideoError``, and :class:`FeaturesError` for a file that holds no pictures.
+        """
+        if not isinstance(source, bytes) and is_features(source):
+            raise FeaturesError(f"{source}: holds features, of which no picture can be made. Add --no-png.")
         with Video.open(source) as video:
             width = max(2, round(height * video.info.width / video.info.height))
             return video.frames_at(times_s, (height, width))[0]
@@ -216,13 +241,14 @@ class Predictor:
         for i, (ids, _) in enumerate(built):
             input_ids[i, longest - len(ids) :] = torch.tensor(ids)
             mask[i, longest - len(ids) :] = 1
-        frames = np.concatenate([request.clip.frames for request in requests])
+        frames = join_frames([request.clip.frames for request in requests])
         if noise_seed is not None:
-            frames = np.random.default_rng(noise_seed).integers(0, 256, frames.shape, dtype=np.uint8)
+            shape = (len(frames), self.reader.size, self.reader.size, 3)  # pixels, also where features were read
+            frames = join_frames([np.random.default_rng(noise_seed).integers(0, 256, shape, dtype=np.uint8)])
         grammars = [EventGrammar(self.codec, self.limits(request)) for request in requests]
         out = self.model.generate(
             input_ids.to(device),
-            pixel_values=torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous().to(device),
+            pixel_values=frames.to(device),
             attention_mask=mask.to(device),
             max_new_tokens=self.config.max_new_tokens,
             do_sample=False,

@@ -71,3 +71,22 @@ def test_many_frames_go_through_the_tower_a_few_at_a_time(monkeypatch: pytest.Mo
 def test_a_number_of_patches_without_queries_is_refused_when_the_model_is_built():
     with pytest.raises(ValueError, match=r"image_size \(16\) gives 16 patches.*projector_queries \(\{9: 4\}\)"):
         make_encoder("projector", projector_queries={9: 4})
+
+
+@pytest.mark.parametrize("placement", ["vision", "projector", "queries"])
+def test_features_of_the_tower_stand_for_the_frames_they_are_of(placement):
+    encoder = make_encoder(placement)
+    frames = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    features = vision.tower_features(encoder.vision_tower, frames)
+    assert features.shape == (3, 16, SIGLIP["hidden_size"])
+    assert encoder(features).equal(encoder(frames))
+
+
+def test_a_towers_identity_is_that_of_its_weights_and_settings():
+    tower = make_encoder("vision").vision_tower
+    known = vision.tower_identity(tower)
+    assert vision.tower_identity(tower) == known and len(known["weights"]) == 64 and known["image_size"] == 16
+    tower.config.layer_norm_eps = 1e-3
+    assert {k for k, v in vision.tower_identity(tower).items() if v != known[k]} == {"layer_norm_eps"}
+    list(tower.parameters())[-1].data[0] += 1e-3
+    assert vision.tower_identity(tower)["weights"] != known["weights"]

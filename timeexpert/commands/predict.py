@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.markup import escape
     from rich.table import Table
 
+    from timeexpert.data.media import is_features
     from timeexpert.errors import UserError
     from timeexpert.predict import Predictor, Request
     from timeexpert.reports.timeline import draw_timeline
@@ -45,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--num-frames ({args.num_frames}) must be 1 or more.")
     if not args.video.is_file():
         raise UserError(f"{args.video}: no such file. Give the path of a video.")
+    if is_features(args.video) and not args.no_png:
+        raise UserError(f"{args.video}: holds features, of which no picture can be made. Add --no-png.")
     predictor = Predictor.load(args.model, device=args.device)
     clip = predictor.clip(args.video, num_frames=args.num_frames)
     answer = predictor.answer([Request(clip, args.prompt, args.task)])[0]

@@ -5,9 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from timeexpert.errors import UserError
+
+Frames = np.ndarray | Tensor  # of one clip: pixels uint8 [n, H, W, 3], or a vision tower's features of them [n, P, C]
+
+
+def join_frames(clips: Sequence[Frames]) -> Tensor:
+    """The frames of several clips as a model takes them: (N, 3, H, W) uint8, or features (N, P, C).
+
+    Raises :class:`UserError` where there are both.
+    """
+    pixels = [clip for clip in clips if isinstance(clip, np.ndarray)]
+    if not pixels:
+        return torch.cat(list(clips))  # type: ignore[arg-type]
+    if len(pixels) < len(clips):
+        raise UserError("a batch holds frames and features. Mix shard folders of one kind only.")
+    return torch.from_numpy(np.concatenate(pixels)).permute(0, 3, 1, 2).contiguous()
 
 
 @dataclass(frozen=True)
@@ -15,10 +33,11 @@ class VideoBatch:
     """B videos with their questions, padded to S tokens, and the frames of all of them in one tensor.
 
     ``input_ids`` (B, S) int64 in the id space of ``timeexpert.tokenization``; ``attention_mask`` (B, S) bool;
-    ``labels`` (B, S) int64, -100 outside the answers; ``pixel_values`` (N, 3, H, W) uint8, or float in [-1, 1]:
-    frames of row 0, then row 1, ... as the vision placeholders occur. Several questions about one video share its
-    frames: ``turns`` (B, S) int64 is 0 for the video, 1, 2, ... for each question with its answer, -1 for padding,
-    and ``position_ids`` (B, S) start again behind the video for each, so that packing changes no result.
+    ``labels`` (B, S) int64, -100 outside the answers; ``pixel_values`` (N, 3, H, W) uint8, or float in [-1, 1], or
+    (N, P, C) features in their place: frames of row 0, then row 1, ... as the vision placeholders occur. Several
+    questions about one video share its frames: ``turns`` (B, S) int64 is 0 for the video, 1, 2, ... for each question
+    with its answer, -1 for padding, and ``position_ids`` (B, S) start again behind the video for each, so that packing
+    changes no result.
     ``sample_ids``: the questions inside. ``datasets``: of each row, the place of its data set in the stage's mix.
     ``dropped``: (sample or video, reason) of what could not be read.
     """

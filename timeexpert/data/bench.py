@@ -5,27 +5,32 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from timeexpert.errors import UserError
 
+from .batch import join_frames
+from .features import FeaturesError
+from .frames import FrameReader
 from .loader import PlannedLoader
 from .mixture import BatchPlanner, Mixture, SampleRef
-from .sampling import sample_frames
 from .shards import ShardDataset
-from .video import Video, VideoError
+from .video import VideoError
 
 PIECES = ("read", "decode", "collate")
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A batch of the bench: its frames, uint8 (N, size, size, 3), and the seconds that each of :data:`PIECES` took."""
+    """A batch of the bench: its frames or features, and the seconds that each of :data:`PIECES` took."""
 
-    frames: np.ndarray
+    frames: Tensor
     videos: int
     unreadable: int
     seconds: dict[str, float]
@@ -86,7 +91,7 @@ class FrameBatches:
     """Loads the videos of a planned batch: the bytes, ``num_frames`` frames of each, one array of all."""
 
     def __init__(self, dataset: ShardDataset, num_frames: int, size: int) -> None:
-        self.dataset, self.num_frames, self.size = dataset, num_frames, size
+        self.dataset, self.num_frames, self.reader = dataset, num_frames, FrameReader(size)
 
     def __call__(self, refs: list[SampleRef]) -> Loaded:
         """The batch of ``refs``; what cannot be decoded is counted."""
@@ -96,16 +101,19 @@ class FrameBatches:
             data, name = self.dataset.video_media(ref.index)
             read = time.perf_counter()
             try:
-                with Video.open(data, name=name) as video:
-                    frames.append(sample_frames(video, self.num_frames, size=(self.size, self.size))[0])
-            except VideoError:
+                frames.append(self.reader.read("", partial(_pair, data, name), self.num_frames)[0])
+            except (VideoError, FeaturesError):
                 unreadable += 1
             seconds["read"] += read - began
             seconds["decode"] += time.perf_counter() - read
         began = time.perf_counter()
-        together = np.concatenate(frames) if frames else np.zeros((0, self.size, self.size, 3), np.uint8)
+        together = join_frames(frames) if frames else torch.zeros(0)
         seconds["collate"] += time.perf_counter() - began
         return Loaded(together, len(refs), unreadable, seconds)
+
+
+def _pair(data: bytes, name: str) -> tuple[bytes, str]:
+    return data, name
 
 
 def measure(

@@ -19,7 +19,7 @@ from typing import Any
 from timeexpert.errors import UserError
 
 from .lock import LOCK, locked
-from .media import Probe, probe, resolve_media, video_member_key
+from .media import Probe, is_features, probe, resolve_media, video_member_key
 from .pool import Failed, WorkerPool
 from .preflight.exclusions import Exclusions, read_exclusions
 from .records import Sample, SampleError, read_samples
@@ -101,6 +101,10 @@ def build(
     with locked(out, "build", BuildError):
         groups, dropped, duplicates = _group(samples)
         inputs = _inputs(samples, media, groups, shard_mb, decode, exclusions)
+        if any(is_features(group.video) for group in groups):
+            from .features import one_kind  # which needs torch
+
+            inputs["features"] = one_kind(media, [group.video for group in groups])
         if exclusions is not None:
             groups, left_out = _exclude(groups, media, exclusions)
             dropped += left_out
@@ -287,6 +291,7 @@ def _refuse_other_inputs(out: Path, file: Path, inputs: dict[str, Any]) -> None:
         "samples": "the samples file",
         "media": "the media files (names or sizes)",
         "preflight": "the list of excluded videos",
+        "features": "what made the features",
     }
     if changed:
         what = ", ".join(names.get(n, f"{n} ({built.get(n)}, now {inputs[n]})") for n in changed)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from timeexpert.data.batch import VideoBatch
+from timeexpert.data.batch import Frames, VideoBatch, join_frames
 from timeexpert.data.frames import FrameReader
 from timeexpert.data.mixture import SampleRef
 from timeexpert.data.records import SEGMENT_TASKS, Sample
@@ -53,13 +53,13 @@ class Reading:
 
 @dataclass
 class Row:
-    """One video with its questions, as lists of ids; ``frames`` uint8 [n, H, W, 3]; ``dataset``: its place in a mix."""
+    """One video with its questions, as lists of ids; ``dataset``: its place in a mix."""
 
     ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     turns: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
-    frames: np.ndarray | None = None
+    frames: Frames | None = None
     sample_ids: list[str] = field(default_factory=list)
     dataset: int = 0
 
@@ -75,7 +75,7 @@ def build_row(
     codec: EventCodec,
     text: TextTokenizer,
     samples: Sequence[Sample],
-    frames: np.ndarray,
+    frames: Frames,
     times_s: np.ndarray,
     reading: Reading,
 ) -> tuple[Row, list[tuple[str, str]]]:
@@ -143,12 +143,11 @@ def pad_rows(rows: Sequence[Row], pad_id: int, dropped: Sequence[tuple[str, str]
 
     turns, positions = table("turns", -1), table("positions", 0)
     alone = all(len(row.sample_ids) == 1 for row in rows)
-    frames = np.concatenate([row.frames for row in rows if row.frames is not None])
     return VideoBatch(
         input_ids=table("ids", pad_id),
         attention_mask=turns >= 0,
         labels=table("labels", -100),
-        pixel_values=torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous(),
+        pixel_values=join_frames([row.frames for row in rows if row.frames is not None]),
         position_ids=None if alone else positions,
         turns=None if alone else turns,
         sample_ids=tuple(i for row in rows for i in row.sample_ids),

@@ -1,4 +1,4 @@
-"""Sampled frames of a clip, from memory where the clip is small enough to be kept there."""
+"""Sampled frames of a clip, or features in their place; from memory where the clip is small enough to be kept there."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from timeexpert.data.batch import Frames
+from timeexpert.data.features import FeatureFile
+from timeexpert.data.media import is_features
 from timeexpert.data.sampling import Clip, Mode, frames_from_arrays, sample_frames, sample_times
 from timeexpert.data.video import Video
 
@@ -32,17 +35,22 @@ class FrameReader:
         num_frames: int,
         mode: Mode = "uniform",
         rng: np.random.Generator | None = None,
-    ) -> tuple[np.ndarray, np.ndarray, float]:
-        """(uint8 [n, size, size, 3], exact times in seconds [n], duration in seconds) of one clip.
+    ) -> tuple[Frames, np.ndarray, float]:
+        """(frames [n], exact times in seconds [n], duration in seconds) of one clip.
+
+        Frames are uint8 [n, size, size, 3], or where the clip's name says that it holds features, those [n, P, C].
 
         ``source()`` gives the clip's bytes or path and its name; it is called only when the clip must be
-        decoded. ``key`` names the clip in the cache (its checksum). Raises ``VideoError``.
+        decoded. ``key`` names the clip in the cache (its checksum). Raises ``VideoError``, ``FeaturesError``.
         """
         square = (self.size, self.size)
         if key in self._kept:
             clip, duration_s = self._kept[key]
             return (*_sample(clip, duration_s, num_frames, mode, rng), duration_s)
         data, name = source()
+        if is_features(name):
+            file = FeatureFile(data, name)
+            return (*file.sample(num_frames, mode, rng), file.duration_s)
         with Video.open(data, name=name) as video:
             duration_s = video.info.duration_s
             size = video.info.num_frames * (self.size * self.size * 3 + 8)

@@ -18,6 +18,7 @@ VIDEO_SUFFIXES = frozenset(
     (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mts")
     + (".mpg", ".mpeg", ".flv", ".wmv", ".ogv", ".3gp", ".gif", ".m4a")  # not decoded here: listed with the reason
 )
+FEATURES_SUFFIX = ".features"  # of a file that holds what a vision tower made of a clip: features.py
 MAX_VIDEO_BYTES = 4 * 2**30  # a video is held in memory while it is written and read
 
 
@@ -34,19 +35,33 @@ class Probe:
     info: dict[str, Any]
 
 
+def is_features(name: str | Path) -> bool:
+    """Whether a file of this name holds features in place of a video."""
+    return PurePosixPath(name).suffix == FEATURES_SUFFIX
+
+
 def probe(media: Path, video: str, decode: bool) -> Probe:
     """Open a media file (and decode every frame once). Raises :class:`UserError` with the name and the reason."""
-    from .video import Video
-
     video_member_key(video)
     path = resolve_media(media, video)
     size = path.stat().st_size
     if size > MAX_VIDEO_BYTES:
         raise MediaError(f"{video}: {size} bytes are more than {MAX_VIDEO_BYTES}. Cut or re-encode it.")
     data = path.read_bytes()
-    with Video.open(data, name=video) as opened:
+    return Probe(hashlib.sha256(data).hexdigest(), len(data), describe(data, video, decode))
+
+
+def describe(data: bytes, name: str, decode: bool) -> dict[str, Any]:
+    """What is known of a clip, a video or its features; ``decode`` reads all of it. Raises :class:`UserError`."""
+    from .video import Video
+
+    if is_features(name):
+        from .features import FeatureFile  # which needs torch
+
+        return FeatureFile(data, name).info(check=decode)
+    with Video.open(data, name=name) as opened:
         info = opened.check() if decode else opened.info
-    return Probe(hashlib.sha256(data).hexdigest(), len(data), {k: v for k, v in asdict(info).items() if k != "name"})
+    return {k: v for k, v in asdict(info).items() if k != "name"}
 
 
 def resolve_media(media: Path, video: str) -> Path:

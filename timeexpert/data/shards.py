@@ -27,6 +27,7 @@ from .shard_index import (
     BUILD_AGAIN,
     INDEX,
     INDEX_AGAIN,
+    MANIFEST,
     IndexReport,
     ShardError,
     VideoRecord,
@@ -108,6 +109,24 @@ class ShardDataset:
                 )
             self._verified[video] |= is_media
         return data
+
+    @property
+    def features(self) -> dict[str, Any] | None:
+        """The kind of features that are stored in place of videos (:mod:`.features`); None: videos.
+
+        Raises :class:`ShardError`.
+        """
+        kind = self.manifest["build"].get("features")
+        if kind is None:
+            return None
+        from .features import check_kind
+
+        try:
+            return check_kind(kind)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ShardError(
+                f"{self.path / MANIFEST}: features are described wrongly: {error}. {self._say(BUILD_AGAIN)}"
+            ) from None
 
     def video(self, video: int) -> VideoRecord:
         """Video ``video`` (a place in ``entries``), with all of its questions."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from timeexpert.errors import UserError
 
 from .index_table import TABLE, Entry, open_table
-from .media import Probe, probe
+from .media import Probe, describe, probe
 from .pool import Failed, WorkerPool
 from .records import Sample, SampleError, read_samples
 from .shard_index import INDEX, SHARD_NAME, ShardError, index_shard, read_index, read_manifest
@@ -183,8 +183,4 @@ def _dataset(path: str) -> ShardDataset:
 
 def _decode_stored(path: str, question: int) -> str | None:
     """Decode one stored video fully; what is damaged in it."""
-    from .video import Video
-
-    data, name = _dataset(path).media(question)
-    with Video.open(data, name=name) as video:
-        return video.check().damage
+    return describe(*_dataset(path).media(question), decode=True)["damage"]

@@ -1,6 +1,13 @@
-"""Frames to visual tokens: a transformers vision tower, ARIA's projector, the slot compressor."""
+"""Frames to visual tokens: a transformers vision tower, ARIA's projector, the slot compressor.
+
+A tower that is not trained makes the same of a frame each time. Its features (the last hidden state) may therefore come
+from a cache in place of the pixels; :func:`tower_identity` says whose they are.
+"""
 
 from __future__ import annotations
+
+import hashlib
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +20,41 @@ from .config import TimeExpertConfig
 TOWER_BYTES = 2**30  # of hidden states that are in memory at once; the frames of a long video would take tens of GB
 
 
+PIXELS = "squares of image_size, RGB from -1 to 1"  # what a tower is given
+TOWER_SETTINGS = (
+    *("model_type", "image_size", "patch_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "hidden_act", "layer_norm_eps"),
+)
+
+
+def tower_features(tower: nn.Module, pixel_values: Tensor) -> Tensor:
+    """The tower's last hidden state: (N, 3, H, W) -> (N, P, C). uint8 is scaled to [-1, 1]."""
+    if pixel_values.dtype == torch.uint8:
+        pixel_values = pixel_values.float() / 127.5 - 1
+    pixel_values = pixel_values.to(next(tower.parameters()).dtype)
+    parts = pixel_values.split(_frames_at_once(tower, pixel_values))
+    return torch.cat([tower(part, output_hidden_states=True).hidden_states[-1] for part in parts])
+
+
+def _frames_at_once(tower: nn.Module, pixel_values: Tensor) -> int:
+    """How many frames the tower, which returns the states of all its layers, can take within TOWER_BYTES."""
+    config: Any = tower.config
+    states = pixel_values.shape[-2:].numel() // config.patch_size**2 * config.hidden_size * config.num_hidden_layers
+    return max(1, TOWER_BYTES // (states * pixel_values.element_size()))
+
+
+def tower_identity(tower: nn.Module) -> dict[str, Any]:
+    """What tells towers apart, as JSON: the sha256 of the weights (as float32), their sizes, what they are given."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tower.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
+    settings = {name: getattr(tower.config, name, None) for name in TOWER_SETTINGS}
+    return {"weights": digest.hexdigest(), **settings, "pixels": PIXELS}
+
+
 class FrameEncoder(nn.Module):
-    """uint8 or float frames (N, 3, H, W) -> visual tokens (N, tokens_per_frame, D).
+    """uint8 or float frames (N, 3, H, W), or the tower's features of them -> visual tokens (N, tokens_per_frame, D).
 
     The tower's last hidden state before any post-layernorm is used, as in ARIA. Placement of the slots:
     ``vision`` (tower -> slots), ``projector`` (tower -> projector -> slots), ``queries`` (tower -> projector
@@ -48,21 +88,12 @@ class FrameEncoder(nn.Module):
             in_dim = vision_dim if self.placement == "vision" else model_dim
             self.compressor = SlotCompressor(in_dim, model_dim, config.tokens_per_frame)
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """(N, 3, H, W) -> (N, tokens_per_frame, D). uint8 is scaled to [-1, 1]."""
-        if pixel_values.dtype == torch.uint8:
-            pixel_values = pixel_values.float() / 127.5 - 1
-        pixel_values = pixel_values.to(next(self.vision_tower.parameters()).dtype)
-        x = torch.cat([self._hidden(part) for part in pixel_values.split(self._frames_at_once(pixel_values))])
+    def forward(self, frames: Tensor) -> Tensor:
+        """(N, 3, H, W) pixels, or (N, P, C) features of :func:`tower_features` -> (N, tokens_per_frame, D)."""
+        if frames.ndim == 3:
+            x = frames.to(next(self.vision_tower.parameters()).dtype)
+        else:
+            x = tower_features(self.vision_tower, frames)
         if self.projector is not None:
             x = self.projector(x)
         return x if self.compressor is None else self.compressor(x)
-
-    def _hidden(self, pixel_values: Tensor) -> Tensor:
-        return self.vision_tower(pixel_values, output_hidden_states=True).hidden_states[-1]
-
-    def _frames_at_once(self, pixel_values: Tensor) -> int:
-        """How many frames the tower, which returns the states of all its layers, can take within TOWER_BYTES."""
-        config = self.vision_tower.config
-        states = pixel_values.shape[-2:].numel() // config.patch_size**2 * config.hidden_size * config.num_hidden_layers
-        return max(1, TOWER_BYTES // (states * pixel_values.element_size()))
