@@ -88,7 +88,8 @@ class FeatureClips:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return self.kind
+        tower = {f"tower {name}": value for name, value in self.tower.items()}  # a change is told by its name
+        return {"kept": self.kind["kept"], "dtype": self.dtype, **tower}
 
     def name(self, video: str) -> str:
         """The video's name with ``.features`` behind it."""

@@ -59,7 +59,7 @@ def test_other_programs_read_the_file_as_safetensors(dtype, video, tmp_path):
         stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a handle, no mapping)
         assert json.loads(file.metadata()["timeexpert_features"])["made_with"] == {"torch": "0"}
     assert stored["features"].dtype == getattr(torch, dtype) and stored["features"].shape[1:] == (PATCHES, WIDTH)
-    assert stored["features"].equal(ours._rows(slice(None)))
+    assert stored["features"].equal(ours._rows(np.arange(len(ours.frames))))
     with Video.open(video) as opened:
         frames, want_s = sample_frames(opened, 4, size=(8, 8))
         assert stored["frame_times_s"].tolist() == opened.frame_times_s.tolist()
@@ -107,7 +107,7 @@ def whole(video, tmp_path_factory):
     return write(tmp_path_factory.mktemp("whole") / "v.features", video, {"num_frames": [4]}).read_bytes()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_bytes_that_are_not_whole_are_refused_and_nothing_else_happens(data, whole):
     header = 8 + int.from_bytes(whole[:8], "little")
