@@ -88,6 +88,7 @@ class FeatureClips:
 
     @property
     def settings(self) -> dict[str, Any]:
+        """As :class:`~timeexpert.data.cache.Kind`."""
         tower = {f"tower {name}": value for name, value in self.tower.items()}  # a change is told by its name
         return {"kept": self.kind["kept"], "dtype": self.dtype, **tower}
 
@@ -96,9 +97,11 @@ class FeatureClips:
         return video + FEATURES_SUFFIX
 
     def check(self, path: Path) -> None:
+        """As :class:`~timeexpert.data.cache.Kind`."""
         FeatureFile(path)
 
     def write(self, source: Path, video: str, out: Path) -> None:
+        """As :class:`~timeexpert.data.cache.Kind`."""
         size = self.tower["image_size"]
         made_with = {name: version(name) for name in ("torch", "transformers", "av")}
         with Video.open(source, name=video) as opened:

@@ -90,6 +90,7 @@ class JpegClips:
 
     @property
     def settings(self) -> dict[str, Any]:
+        """As :class:`Kind`."""
         return vars(self)
 
     def name(self, video: str) -> str:
@@ -98,11 +99,13 @@ class JpegClips:
         return path.as_posix() if path.suffix.lower() == ".mp4" else path.with_name(path.name + ".mp4").as_posix()
 
     def check(self, path: Path) -> None:
+        """As :class:`Kind`."""
         from .video import Video
 
         Video.open(path).close()
 
     def write(self, source: Path, video: str, out: Path) -> None:
+        """As :class:`Kind`."""
         from .video import Video
 
         with Video.open(source, name=video) as opened:
