@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from timeexpert.evaluation import EvaluationError
+from timeexpert.evaluation.loombench import LoomAnswer, LoomQuestion, loombench
+
+TIMES_S = np.arange(20) * 0.5
+
+
+def masks(first: int, last: int) -> np.ndarray:
+    found = np.zeros((20, 12, 16), dtype=bool)
+    found[first : last + 1, 3:8, 4:10] = True
+    return found
+
+
+def question(kind: str, start_s: float = 2.0, end_s: float = 4.0) -> LoomQuestion:
+    return LoomQuestion(kind, (start_s, end_s), masks(0, 19) if kind == "where" else masks(4, 8), TIMES_S)
+
+
+def test_when_is_recall_and_iou_of_segments():
+    asked = {name: question("when") for name in ("right", "half", "reversed", "none")}
+    told = {
+        "right": LoomAnswer((2.0, 4.0)),
+        "half": LoomAnswer((2.0, 3.0)),
+        "reversed": LoomAnswer((4.0, 2.0)),
+        "none": None,
+    }
+    scores = loombench(asked, told)["when"]
+    assert scores.figures() == {"r1_0.5": 50.0, "tiou": 37.5}
+    assert scores.counts == {"questions": 4, "answered": 4, "parsed": 2, "missing": 0}
+
+
+def test_where_looks_at_the_given_segment_alone():
+    told = masks(0, 6)  # of the frames 4 to 8 that lie in the segment: 4, 5 and 6
+    scores = loombench({"q": question("where"), "r": question("where")}, {"q": LoomAnswer(masks=told)})["where"]
+    assert scores.figures()["j"] == pytest.approx(100 * 3 / 5 / 2)
+    assert scores.counts["missing"] == 1
+
+
+def test_combined_keeps_masks_inside_the_predicted_segment():
+    asked = {"q": question("combined")}
+    whole = loombench(asked, {"q": LoomAnswer((2.0, 4.0), masks(0, 19))})["combined"].figures()
+    assert (whole["jf_bi_fore"], whole["tiou"]) == (100.0, 100.0)
+    half = loombench(asked, {"q": LoomAnswer((2.0, 6.0), masks(0, 19))})["combined"].figures()
+    assert half["tiou"] == 50.0 and half["jf_g"] == 100.0 and half["jf_p"] == pytest.approx(100 * 5 / 9)
+    alone = loombench(asked, {"q": LoomAnswer(masks=masks(4, 7))})["combined"].figures()
+    assert alone["tiou"] == 100.0 and alone["jf_g"] == 80.0  # frames 4 to 7 last from 2.0 to 4.0 s
+
+
+def test_a_combined_answer_without_masks_scores_zero():
+    scores = loombench({"q": question("combined")}, {"q": LoomAnswer((2.0, 4.0))})["combined"]
+    assert scores.figures()["jf_bi_fore"] == 0.0 and scores.counts["parsed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (LoomQuestion("why", (0.0, 1.0)), "q: kind 'why' is not one of when, where, combined"),
+        (LoomQuestion("when", (1.0, 1.0)), r"q: segment_s \(\(1.0, 1.0\)\) must be two finite numbers"),
+        (LoomQuestion("where", (0.0, 1.0)), "q: a where question needs masks"),
+        (LoomQuestion("where", (0.0, 1.0), masks(0, 3), TIMES_S[::-1]), "q: frame_times_s must be finite and rise"),
+        (LoomQuestion("combined", (90.0, 91.0), masks(0, 3), TIMES_S), "q: no frame lies in segment_s"),
+    ],
+)
+def test_truth_that_cannot_be_scored_is_refused(asked, words):
+    with pytest.raises(EvaluationError, match=words):
+        loombench({"q": asked}, {})
+
+
+number = st.floats() | st.integers() | st.text(max_size=3) | st.none()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.none() | st.tuples(number, number) | st.lists(number, max_size=3), st.integers(0, 6))
+def test_no_answer_raises_or_leaves_the_range(segment, which):
+    array = [
+        None,
+        masks(0, 19),
+        np.full((20, 12, 16), np.nan),
+        np.zeros((3, 3)),
+        "mask",
+        masks(5, 6) * 300.0,
+        masks(9, 3),
+    ]
+    asked = {kind: question(kind) for kind in ("when", "where", "combined")}
+    answers = {kind: LoomAnswer(segment, array[which]) for kind in asked}
+    for scores in loombench(asked, answers).values():
+        assert all(value is not None and 0 <= value <= 100 for value in scores.figures().values())
+        assert scores.counts["questions"] == 1

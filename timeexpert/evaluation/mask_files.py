@@ -1,0 +1,113 @@
+"""Folders of label maps as DAVIS and MeVIS have them: ``FOLDER/SEQUENCE/FRAME.png``, one palette image per frame.
+
+Pillow is imported when a file is read. A palette image holds its indices (0 background, k object k, 255 void); a grey
+image holds them as grey values, except that one of 0 and 255 alone is a mask of object 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import EvaluationError
+
+
+class MaskFolder(Mapping[str, NDArray[Any]]):
+    """Sequence name -> label maps, uint8 [T, H, W], read when asked for, frames in order of their names.
+
+    Raises :class:`EvaluationError` where the folder holds no sequence, and on reading, where an image is none or of
+    another size than the first one, naming the file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        found = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        self._names = [path.name for path in found if any(path.glob("*.png"))]
+        if not self._names:
+            raise EvaluationError(f"{folder}: no folder with .png files in it. Give the folder of all sequences.")
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def frames(self, name: str) -> list[Path]:
+        """The files of a sequence."""
+        if name not in self._names:
+            raise KeyError(name)
+        return sorted((self.folder / name).glob("*.png"))
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        maps: list[NDArray[Any]] = []
+        for path in self.frames(name):
+            maps.append(read_labels(path))
+            if maps[-1].shape != maps[0].shape:
+                raise EvaluationError(f"{path}: {maps[-1].shape} pixels where the first frame has {maps[0].shape}.")
+        return np.stack(maps)
+
+
+class PredictedMasks(Mapping[str, "NDArray[Any] | None"]):
+    """Predictions in a folder, on the frames of ``truth``: a frame without a file is empty, and counted in
+    ``missing_frames``; a sequence with an image that cannot be read or has another size is ``None``."""
+
+    def __init__(self, folder: Path, truth: MaskFolder) -> None:
+        self.folder, self.truth = folder, truth
+        self.missing_frames = 0
+        self._names = [name for name in truth if (folder / name).is_dir()]
+        if not self._names:
+            raise EvaluationError(f"{folder}: no folder has the name of a true sequence, such as {next(iter(truth))}.")
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, name: str) -> NDArray[Any] | None:
+        if name not in self._names:
+            raise KeyError(name)
+        true = self.truth.frames(name)
+        maps = np.zeros((len(true), *read_labels(true[0]).shape), dtype=np.uint8)
+        for frame, path in zip(maps, true, strict=True):
+            file = self.folder / name / path.name
+            if not file.is_file():
+                self.missing_frames += 1
+                continue
+            try:
+                labels = read_labels(file)
+            except EvaluationError:
+                return None
+            if labels.shape != frame.shape:
+                return None
+            frame[:] = labels
+        return maps
+
+
+def read_labels(path: Path) -> NDArray[Any]:
+    """One label map, uint8 [H, W]. Raises :class:`EvaluationError` where the file is no palette or grey image."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("P", "L", "1"):
+                raise EvaluationError(
+                    f"{path}: an image of mode {image.mode} is no label map. Save it with a palette (mode P)."
+                )
+            labels = np.array(image.convert("L") if image.mode == "1" else image, dtype=np.uint8)
+            grey = image.mode != "P"
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise EvaluationError(f"{path}: cannot be read as an image: {error}.") from None
+    if grey and np.isin(labels, (0, 255)).all():
+        labels = (labels == 255).astype(np.uint8)
+    return labels

@@ -1,0 +1,129 @@
+"""COCO's run-length masks: ``{"size": [H, W], "counts": ...}``, compressed or not, read and written with numpy alone.
+
+Pixels run down the columns first. ``counts`` are the lengths of runs of 0 and 1 in turn, the first one of 0. The
+compressed form writes each count as digits of five bits, the lowest first, each digit plus 48 as one character; bit
+32 of a digit says that another follows, and bit 16 of the last one is the sign. From the fourth count on, what is
+written is the difference to the count two before (COCO API, ``common/maskApi.c``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import EvaluationError
+
+MAX_PIXELS = 2**28  # of one mask; a size beyond that is a mistake, not a mask
+
+
+def decode_rle(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """One mask, bool [H, W]. ``counts`` is a list of numbers, or the compressed text or bytes.
+
+    Raises :class:`EvaluationError` where the size is no size or the counts do not fill it exactly.
+    """
+    height, width = mask_size(rle)
+    counts = rle.get("counts")
+    if isinstance(counts, (str, bytes)):
+        lengths = _decompressed(counts)
+    else:
+        try:
+            lengths = [int(count) for count in counts]  # type: ignore[union-attr]
+        except (TypeError, ValueError, OverflowError):
+            raise EvaluationError(f"counts ({_short(counts)}) must be a list of whole numbers, or a text.") from None
+    if any(length < 0 for length in lengths) or sum(lengths) != height * width:
+        raise EvaluationError(
+            f"counts ({_short(counts)}) give {sum(lengths)} pixels, some run of them below 0, or not the "
+            f"{height * width} of size {[height, width]}. Write the runs down the columns, zeros first."
+        )
+    values = np.arange(len(lengths)) % 2 == 1
+    return np.repeat(values, lengths).reshape(width, height).T
+
+
+def encode_rle(mask: NDArray[Any]) -> dict[str, Any]:
+    """``mask`` [H, W] as a compressed run-length mask; ``counts`` is text."""
+    flat = (np.asarray(mask) != 0).T.ravel()
+    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, len(flat))[: len(flat)]
+    lengths = np.diff(ends, prepend=0).tolist()
+    if len(flat) and flat[0]:
+        lengths.insert(0, 0)
+    return {"size": list(mask.shape), "counts": _compressed(lengths)}
+
+
+def decode_masklet(
+    frames: Iterable[Mapping[str, Any] | None], *, size: tuple[int, int], num_frames: int
+) -> NDArray[np.bool_]:
+    """The masks of one object over time, bool [T, H, W]; ``None`` is a frame without it.
+
+    Raises :class:`EvaluationError` where there are not ``num_frames`` or one has another size, naming the frame.
+    """
+    rles = list(frames)
+    if len(rles) != num_frames:
+        raise EvaluationError(f"{len(rles)} masks for {num_frames} frames; give one for each, None where it is empty.")
+    masks = np.zeros((num_frames, *size), dtype=bool)
+    for t, rle in enumerate(rles):
+        if rle is None:
+            continue
+        try:
+            if mask_size(rle) != size:
+                raise EvaluationError(f"size {list(mask_size(rle))} is not {list(size)}, that of the video.")
+            masks[t] = decode_rle(rle)
+        except EvaluationError as error:
+            raise EvaluationError(f"frame {t}: {error}") from None
+    return masks
+
+
+def mask_size(rle: Any) -> tuple[int, int]:
+    """(rows, columns) of a run-length mask. Raises :class:`EvaluationError`."""
+    size = rle.get("size") if isinstance(rle, Mapping) else None
+    if (
+        not isinstance(size, Sequence)
+        or len(size) != 2
+        or not all(isinstance(n, int) and n >= 1 for n in size)
+        or size[0] * size[1] > MAX_PIXELS
+    ):
+        raise EvaluationError(f"size ({_short(size)}) must be [rows, columns] of {MAX_PIXELS} pixels at most.")
+    return int(size[0]), int(size[1])
+
+
+def _decompressed(text: str | bytes) -> list[int]:
+    try:
+        octets = text.encode("ascii") if isinstance(text, str) else text
+    except UnicodeEncodeError:
+        raise EvaluationError(f"counts ({_short(text)}) must be ASCII.") from None
+    digits = np.frombuffer(octets, dtype=np.uint8).astype(np.int64) - 48
+    last = (digits & 32) == 0
+    if len(digits) and (digits.min() < 0 or digits.max() > 63 or not last[-1]):
+        raise EvaluationError(f"counts ({_short(text)}) hold a character out of range or break off.")
+    starts = np.flatnonzero(np.concatenate([[True], last[:-1]])) if len(digits) else np.zeros(0, dtype=np.int64)
+    place = np.arange(len(digits)) - np.repeat(starts, np.diff(starts, append=len(digits)))
+    if len(digits) and place.max() > 6:
+        raise EvaluationError(f"counts ({_short(text)}) hold a number of more than 35 bits.")
+    parts = (digits & 31) << (5 * place)
+    numbers = np.add.reduceat(parts, starts) if len(digits) else parts
+    negative = (digits[last] & 16) != 0
+    numbers -= np.where(negative, np.int64(1) << (5 * (place[last] + 1)), 0)
+    # Counts 1, 3, 5, ... are sums of differences from the second one on, counts 2, 4, ... likewise.
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return [int(n) for n in numbers]
+
+
+def _compressed(lengths: Sequence[int]) -> str:
+    octets = bytearray()
+    for i, length in enumerate(lengths):
+        left = length - lengths[i - 2] if i > 2 else length
+        while True:
+            digit, left = left & 31, left >> 5
+            done = left == (-1 if digit & 16 else 0)
+            octets.append(48 + digit + (0 if done else 32))
+            if done:
+                break
+    return octets.decode("ascii")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
