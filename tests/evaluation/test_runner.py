@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from timeexpert.data.records import Sample
+from timeexpert.evaluation import EvaluationError
+from timeexpert.evaluation.records import Answer
 from timeexpert.evaluation.runner import (
-    Answer,
-    EvaluationError,
     choose,
     evaluate,
     mean_segment,
@@ -111,7 +111,7 @@ def test_chosen_questions_are_spread_evenly_and_general_ones_left_out() -> None:
     ("sample", "words"),
     [
         (question("m", "moment_retrieval", Event(text="yes")), "moment_retrieval question 'm' cannot be scored: truth"),
-        (question("d", "dense_captioning", Event(text="yes")), "dense_captioning question 'd' cannot be scored: truth"),
+        (question("d", "dense_captioning", Event(text="yes")), "dense_captioning question 'd' cannot be scored: d "),
         (
             question(
                 "h",
@@ -175,8 +175,10 @@ def test_batches_hold_one_kind_of_question_and_answers_return_to_their_places(tm
         "duration_s": 10.0,
         "truth": [{"start_s": 0.0, "end_s": 4.0, "scores": [], "text": ""}],
         "prediction": [{"start_s": 0.0, "end_s": 4.0, "scores": [], "text": ""}],
+        "text": "",
         "problems": [],
         "frame_times_s": [0.5],
+        "video_duration_s": 10.0,
         "error": None,
         "meta": {},
     }

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +18,19 @@ import numpy as np
 from timeexpert.data.records import Sample
 from timeexpert.tokenization import Event, EventSequence
 
-from .captioning import dense_captioning
 from .errors import EvaluationError
-from .grounding import moment_retrieval
-from .highlights import HighlightTruth, highlight_detection
+from .meteor import Meteor
+from .records import Answer, Told, answer_row
+from .results import Scored
+from .tasks import score_task, task_named
 
 SCORED_TASKS = ("moment_retrieval", "dense_captioning", "highlight_detection")
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What came back for one question. ``events`` is ``None`` when nothing could be asked (``error`` says why)."""
-
-    events: EventSequence | None
-    problems: list[dict[str, Any]] = field(default_factory=list)
-    frame_times_s: Sequence[float] = ()
-    duration_s: float | None = None
-    error: str | None = None
-
-    @property
-    def parsed(self) -> bool:
-        """Whether the whole answer could be read."""
-        return self.events is not None and not self.problems
-
-
-def choose(samples: Sequence[Sample], max_per_task: int | None) -> list[Sample]:
-    """The scored questions, at most ``max_per_task`` of each task, spread evenly over the data set."""
+def choose(samples: Sequence[Sample], max_per_task: int | None, tasks: Sequence[str] = SCORED_TASKS) -> list[Sample]:
+    """The questions of ``tasks``, at most ``max_per_task`` of each, spread evenly over the data set."""
     chosen: list[Sample] = []
-    for task in SCORED_TASKS:
+    for task in tasks:
         own = [s for s in samples if s.task == task]
         if max_per_task is not None and len(own) > max_per_task:
             own = [own[i] for i in np.linspace(0, len(own) - 1, max_per_task).astype(int)]
@@ -53,22 +38,28 @@ def choose(samples: Sequence[Sample], max_per_task: int | None) -> list[Sample]:
     return chosen
 
 
-def scored_questions(samples: Sequence[Sample], max_per_task: int | None, where: object) -> list[Sample]:
+def scored_questions(
+    samples: Sequence[Sample], max_per_task: int | None, where: object, tasks: Sequence[str] = SCORED_TASKS
+) -> list[Sample]:
     """:func:`choose`, and a check that every truth can be scored. ``where``: their folder, for messages.
 
-    Raises :class:`EvaluationError` where no question is scored, or names the question whose truth cannot be.
+    ``tasks`` are names of :data:`TASKS`. Raises :class:`EvaluationError` where no question is scored, or names the
+    question whose truth cannot be.
     """
-    chosen = choose(samples, max_per_task)
+    asks = dict.fromkeys(task_named(name).asks for name in tasks)
+    chosen = choose(samples, max_per_task, list(asks))
     if not chosen:
-        raise EvaluationError(
-            f"{where}: holds no moment retrieval, dense captioning or highlight question. Choose other held-out data."
-        )
+        words = " or ".join(", ".join(ask.replace("_", " ") for ask in asks).rsplit(", ", 1))
+        raise EvaluationError(f"{where}: holds no {words} question. Choose other held-out data.")
     for sample in chosen:
-        try:
-            score([sample], [Answer(None)])
-        except (EvaluationError, KeyError, TypeError, ValueError) as error:
-            reason = f"meta lacks {error}." if isinstance(error, KeyError) else str(error)
-            raise EvaluationError(f"{where}: {sample.task} question {sample.id!r} cannot be scored: {reason}") from None
+        for name in tasks:
+            try:
+                scored_task(name, [sample], [Answer(None)])
+            except (EvaluationError, KeyError, TypeError, ValueError) as error:
+                reason = f"meta lacks {error}." if isinstance(error, KeyError) else str(error)
+                raise EvaluationError(
+                    f"{where}: {sample.task} question {sample.id!r} cannot be scored: {reason}"
+                ) from None
     return chosen
 
 
@@ -85,19 +76,21 @@ def evaluate(
     """
     if predictions is not None:
         _check_writable(predictions)
-    answers: list[Answer] = []
-    ordered = sorted(range(len(samples)), key=lambda i: (samples[i].task, i))  # answers of a task are alike in length
-    places: list[int] = []
-    for begin in range(0, len(ordered), batch_size):
-        batch = ordered[begin : begin + batch_size]
-        answers += answer([samples[i] for i in batch])
-        places += batch
-        yield len(answers), None
-    by_place = dict(zip(places, answers, strict=True))
-    in_order = [by_place[i] for i in range(len(samples))]
+    by_id: dict[str, Answer] = {}
+    for batch in batches(samples, batch_size):
+        by_id.update(zip([sample.id for sample in batch], answer(batch), strict=True))
+        yield len(by_id), None
+    in_order = [by_id[sample.id] for sample in samples]
     if predictions is not None:
         write_predictions(predictions, samples, in_order)
     yield len(samples), score(samples, in_order)
+
+
+def batches(samples: Sequence[Sample], batch_size: int) -> Iterator[list[Sample]]:
+    """The questions in batches, task by task: answers of one task are alike in length."""
+    ordered = sorted(samples, key=lambda sample: sample.task)
+    for begin in range(0, len(ordered), batch_size):
+        yield ordered[begin : begin + batch_size]
 
 
 def _check_writable(path: Path) -> None:
@@ -119,60 +112,40 @@ def write_predictions(path: Path, samples: Sequence[Sample], answers: Sequence[A
     temporary = path.with_suffix(".part")
     with open(temporary, "w", encoding="utf-8") as out:
         for sample, answer in zip(samples, answers, strict=True):
-            row = {
-                "id": sample.id,
-                "video": sample.video,
-                "task": sample.task,
-                "prompt": sample.prompt,
-                "duration_s": sample.duration_s,
-                "truth": sample.events.to_json(),
-                "prediction": None if answer.events is None else answer.events.to_json(),
-                "problems": answer.problems,
-                "frame_times_s": list(answer.frame_times_s),
-                "error": answer.error,
-                "meta": sample.meta,
-            }
+            row = answer_row(sample, replace(answer, batch=0))  # without timings: equal runs give equal files
             out.write(json.dumps(row) + "\n")
     os.replace(temporary, path)
 
 
-def score(samples: Sequence[Sample], answers: Sequence[Answer]) -> dict[str, Any]:
+def score(samples: Sequence[Sample], answers: Sequence[Answer], tasks: Sequence[str] = SCORED_TASKS) -> dict[str, Any]:
     """Figures per task (percent), how many answers parsed, how many videos could not be read."""
-    pairs = list(zip(samples, answers, strict=True))
-    figures: dict[str, Any] = {}
-    moments = [(s, a) for s, a in pairs if s.task == "moment_retrieval"]
-    if moments:
-        predicted = [a.events.segments_s if a.parsed and a.events is not None else None for _, a in moments]
-        figures["moment_retrieval"] = moment_retrieval([s.events.segments_s for s, _ in moments], predicted)
-    captions = [(s, a) for s, a in pairs if s.task == "dense_captioning"]
-    if captions:
-        told = [a.events if a.parsed else None for _, a in captions]
-        figures["dense_captioning"] = dense_captioning([s.events for s, _ in captions], told)
-    highlights = [(s, a) for s, a in pairs if s.task == "highlight_detection"]
-    if highlights:
-        truth = [_highlight_truth(s, a) for s, a in highlights]
-        figures["highlight_detection"] = highlight_detection(truth, [_points(a) for _, a in highlights])
-    asked = len(pairs)
-    figures["parse_rate"] = 100.0 * sum(a.parsed for a in answers) / asked if asked else None
-    figures["unreadable"] = sum(a.error is not None for a in answers)
-    figures["questions"] = asked
-    return figures
+    scored = {name: scored_task(name, samples, answers) for name in tasks}
+    return flat(scored, answers)
 
 
-def _points(answer: Answer) -> list[tuple[float, float]] | None:
-    if not answer.parsed or answer.events is None:
-        return None
-    return [(e.start_s, e.scores[0]) for e in answer.events if e.start_s is not None and e.scores]
+def scored_task(
+    name: str,
+    samples: Sequence[Sample],
+    answers: Sequence[Answer],
+    convention: str = "strict",
+    meteor: Meteor | None = None,
+) -> Scored:
+    """One task of :data:`TASKS` on those of ``samples`` that it asks."""
+    task = task_named(name)
+    own = [(s, Told.of(a)) for s, a in zip(samples, answers, strict=True) if s.task == task.asks]
+    asked, told = [s for s, _ in own], [t for _, t in own]
+    return Scored(asked, told, score_task(task, asked, told, convention, meteor))
 
 
-def _highlight_truth(sample: Sample, answer: Answer) -> HighlightTruth:
-    duration_s = sample.duration_s or answer.duration_s or 1.0 + max(e.end_s or 0.0 for e in sample.events)
-    if "saliency_scores" in sample.meta:
-        return HighlightTruth.from_annotations(
-            sample.meta["relevant_clip_ids"], sample.meta["saliency_scores"], duration_s
-        )
-    points = [(e.start_s, e.scores[0]) for e in sample.events if e.start_s is not None and e.scores]
-    return HighlightTruth.from_points(points, duration_s)
+def flat(scored: Mapping[str, Scored], answers: Sequence[Answer]) -> dict[str, Any]:
+    """Figures and counts of each task that has questions, and of all answers: what a run records."""
+    asked = len(answers)
+    return {
+        **{name: one.scores.to_json() for name, one in scored.items() if len(one.samples)},
+        "parse_rate": 100.0 * sum(a.parsed for a in answers) / asked if asked else None,
+        "unreadable": sum(a.error is not None for a in answers),
+        "questions": asked,
+    }
 
 
 def mean_segment(samples: Sequence[Sample], training: Sequence[Sample]) -> list[Answer]:
