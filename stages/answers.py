@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from time import perf_counter
 
 from timeexpert.config import load
 from timeexpert.data.records import Sample
 from timeexpert.data.shards import ShardDataset
 from timeexpert.errors import UserError
-from timeexpert.evaluation.runner import Answer
-from timeexpert.predict import Clip, Predictor, Request
+from timeexpert.evaluation.records import Answer
+from timeexpert.predict import Clip, Prediction, Predictor, Request
 
 from .config import RunConfig
 
@@ -31,6 +32,7 @@ def answerer(
     where = {dataset.sample(i).id: i for i in range(len(dataset))}
 
     def ask(samples: Sequence[Sample]) -> list[Answer]:
+        begin = perf_counter()
         answers: list[Answer | None] = []
         requests: list[Request] = []
         for sample in samples:
@@ -46,15 +48,18 @@ def answerer(
                 continue
             requests.append(request)
             answers.append(None)
+        decoded = perf_counter()
         told = iter(predictor.answer(requests, noise_seed=noise_seed))
-        return [a if a is not None else _as_answer(next(told)) for a in answers]
+        decode_s, generate_s = decoded - begin, perf_counter() - decoded
+        whole = [a if a is not None else _as_answer(next(told)) for a in answers]
+        return [replace(a, batch=len(samples), decode_s=decode_s, generate_s=generate_s) for a in whole]
 
     return ask
 
 
-def _as_answer(prediction: Any) -> Answer:
+def _as_answer(prediction: Prediction) -> Answer:
     row = prediction.to_json()
-    return Answer(prediction.events, row["problems"], row["frame_times_s"], row["duration_s"])
+    return Answer(prediction.events, row["problems"], row["frame_times_s"], row["duration_s"], text=prediction.text)
 
 
 def run_eval_data(run: Path) -> Path:

@@ -44,16 +44,3 @@ def summary_table(summary: dict[str, Any]) -> Table:
             {"noise_frames": "control: noise frames", "mean_segment": "control: mean segment"}[name], *cells(figures)
         )
     return table
-
-
-def figures_table(title: str, figures: dict[str, Any]) -> Table:
-    """Every figure of one evaluation, one row each."""
-    table = Table(title=title)
-    table.add_column("figure")
-    table.add_column("value", justify="right")
-    for name, value in figures.items():
-        rows = value.items() if isinstance(value, dict) else [("", value)]
-        for key, number in rows:
-            if isinstance(number, (int, float)):
-                table.add_row(f"{name} {key}".strip(), f"{number:.2f}" if isinstance(number, float) else str(number))
-    return table

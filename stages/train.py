@@ -25,7 +25,8 @@ from timeexpert.data.mixture import BatchPlanner, Mixture
 from timeexpert.data.records import Sample
 from timeexpert.data.shards import ShardDataset
 from timeexpert.errors import UserError
-from timeexpert.evaluation.runner import Answer, evaluate, mean_segment, score, scored_questions
+from timeexpert.evaluation.records import Answer
+from timeexpert.evaluation.runner import evaluate, mean_segment, score, scored_questions
 from timeexpert.model import TimeExpert
 from timeexpert.parallel import OneProcess
 from timeexpert.predict import INFERENCE, InferenceConfig, Predictor, load_model, pick_device

@@ -83,7 +83,8 @@ class Request:
 @dataclass(frozen=True)
 class Prediction:
     """The answer: events, what did not parse, which frame times the model saw, and how many tokens it took
-    (visual and frame-time tokens are the prompt's, the end of sequence is the completion's)."""
+    (visual and frame-time tokens are the prompt's, the end of sequence is the completion's). ``text`` is the answer
+    as it was written (:meth:`EventCodec.transcript`)."""
 
     events: EventSequence
     problems: list[Problem] = field(default_factory=list)
@@ -91,6 +92,7 @@ class Prediction:
     duration_s: float = 0.0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    text: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """JSON object; times in seconds."""
@@ -241,10 +243,10 @@ class Predictor:
         for i, (ids, _) in enumerate(built):
             input_ids[i, longest - len(ids) :] = torch.tensor(ids)
             mask[i, longest - len(ids) :] = 1
-        frames = join_frames([request.clip.frames for request in requests])
+        shown = [request.clip.frames for request in requests]
         if noise_seed is not None:
-            shape = (len(frames), self.reader.size, self.reader.size, 3)  # pixels, also where features were read
-            frames = join_frames([np.random.default_rng(noise_seed).integers(0, 256, shape, dtype=np.uint8)])
+            shown = [_noise(request, noise_seed, self.reader.size) for request in requests]
+        frames = join_frames(shown)
         grammars = [EventGrammar(self.codec, self.limits(request)) for request in requests]
         out = self.model.generate(
             input_ids.to(device),
@@ -260,9 +262,17 @@ class Predictor:
         for request, (asked, shown_s), ids in zip(requests, built, out[:, longest:].tolist(), strict=True):
             events, problems = self.codec.decode(ids)
             tokens = ids.index(self.text.eos_id) + 1 if self.text.eos_id in ids else len(ids)
-            predictions.append(Prediction(events, problems, shown_s, request.clip.duration_s, len(asked), tokens))
+            said = self.codec.transcript(ids)
+            predictions.append(Prediction(events, problems, shown_s, request.clip.duration_s, len(asked), tokens, said))
         return predictions
 
     def with_config(self, **changes: Any) -> Predictor:
         """The same model asked differently, for example with another ``num_frames``."""
         return Predictor(self.model, self.text, replace(self.config, **changes), reader=self.reader)
+
+
+def _noise(request: Request, seed: int, size: int) -> np.ndarray:
+    """Pixels of noise, also where features were read. They follow from the question alone, not from its batch."""
+    asked = hashlib.sha256(request.prompt.encode("utf-8", "replace") + request.clip.times_s.tobytes()).digest()
+    rng = np.random.default_rng([seed, int.from_bytes(asked[:8], "big")])
+    return rng.integers(0, 256, (len(request.clip.times_s), size, size, 3), dtype=np.uint8)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from timeexpert.errors import UserError
 
 from .number_format import NumberFormat, NumberFormatError
-from .vocabulary import IdSpace, NumericVocab, TokenType
+from .vocabulary import SYNC, IdSpace, NumericVocab, TokenType
 
 MAX_TIMES, MAX_SCORES = 2, 1
 
@@ -205,6 +205,29 @@ class EventCodec:
     def encode_frame_time(self, time_s: float) -> list[int]:
         """The frame-time ids of one sampled frame: ``time_format.width`` of them (paper: 6)."""
         return [self.ids.frame_time + i for i in self.times.encode_number(time_s)]
+
+    def transcript(self, token_ids: Iterable[int]) -> str:
+        """An answer as it was written, up to its end: ``<sync>0012.3<sep>0015.6<sync><sync>a dog jumps``.
+
+        Symbols stand by their names and text as text, so what did not parse can be read. Never raises.
+        """
+        parts: list[str] = []
+        run: list[int] = []
+        ids = self.ids
+        for token in [*token_ids, self.text.eos_id]:
+            if 0 <= token < self.text.vocab_size and token != self.text.eos_id:
+                run.append(token)
+                continue
+            if run:
+                parts.append(self.text.decode(run))
+                run = []
+            if token == self.text.eos_id:
+                break
+            first = ids.score if token >= ids.score else ids.time
+            symbol = token - first
+            named = 0 <= symbol < self.times.size
+            parts.append(SYNC if token == ids.sync else self.times.symbols[symbol] if named else f"<{token}>")
+        return "".join(parts)
 
     def decode(self, token_ids: Iterable[int]) -> tuple[EventSequence, list[Problem]]:
         """Events of a generated answer and what did not parse. Never raises on any list of ints.

@@ -1,0 +1,180 @@
+"""Tasks whose questions are no samples: E.T. Bench's rows, folders of masks and of frame labels, LoomBench's rows.
+
+Each takes the paths of predictions and references as ``timeexpert score`` is given them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from timeexpert.data.formats.reading import json_lines
+
+from . import bidirectional, etbench, loombench, segmentation, video_highlights, video_objects
+from .errors import MISSING, EvaluationError
+from .files import read_predictions
+from .frame_labels import FrameLabels, read_frame_labels
+from .loom_files import read_answers, read_questions
+from .mask_files import MaskFolder, PredictedMasks
+from .meteor import Meteor
+from .scores import Scores
+
+
+@dataclass(frozen=True)
+class FileTask:
+    """One name that ``timeexpert score --task`` takes. ``score``: (predictions, references, convention, METEOR)."""
+
+    name: str
+    summary: str
+    conventions: Mapping[str, Any]
+    score: Callable[[Path, Path, str, Meteor | None], tuple[Scores, list[str]]]
+    wants_meteor: bool = False
+    headline: tuple[str, ...] = ()
+
+
+def _etbench(task: str, predictions: Path, references: Path, convention: str, meteor: Meteor | None) -> Any:
+    """Rows of the benchmark; answers are rows of the same (task, source, idx) with the text in ``a``."""
+    asked = [row for row in _rows(references) if row.get("task") == task]
+    if not asked:
+        raise EvaluationError(f"{references}: holds no row of task {task!r}. Give E.T. Bench's annotations.")
+    told: dict[Any, Any] = {}
+    for row in _rows(predictions):
+        if row.get("task") == task:
+            told.setdefault(_key(row), row.get("a"))
+    samples = [{**row, "a": told.pop(_key(row), MISSING)} for row in asked]
+    extra = [" ".join(map(str, key)) for key in told]
+    return etbench.etbench_task(task, samples, convention=convention, meteor=meteor), extra
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(row.get(name)) for name in ("task", "source", "idx"))
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise EvaluationError(f"{path}: cannot be read as JSON: {error}. Give a list of E.T. Bench rows.") from None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise EvaluationError(f"{path}: must be a list of objects, as E.T. Bench's annotations are.")
+    return rows
+
+
+def _masks(task: Any, predictions: Path, references: Path, convention: str, _: Meteor | None) -> Any:
+    truth = MaskFolder(references)
+    told = PredictedMasks(predictions, truth)
+    scores = video_objects.video_object_segmentation(truth, told, task=task, convention=convention)
+    return scores, sorted(p.name for p in predictions.iterdir() if p.is_dir() and p.name not in truth)
+
+
+def _bidirectional(predictions: Path, references: Path, convention: str, _: Meteor | None) -> Any:
+    """A question per sequence: what a label map marks, of whatever object, is the masklet."""
+    truth = MaskFolder(references)
+    told = PredictedMasks(predictions, truth)
+    scores = bidirectional.bidirectional_foreground(truth, told, convention=convention)
+    return scores, sorted(p.name for p in predictions.iterdir() if p.is_dir() and p.name not in truth)
+
+
+def _loombench(kind: Any, predictions: Path, references: Path, convention: str, _: Meteor | None) -> Any:
+    """Rows of questions of all kinds and rows of answers, by id; the one kind is scored."""
+    questions = read_questions(references)
+    asked = {name: question for name, question in questions.items() if question.kind == kind}
+    if not asked:
+        raise EvaluationError(f"{references}: holds no question of the kind {kind!r}. Choose another --task.")
+    answers = read_answers(predictions, questions)
+    told = {name: answer for name, answer in answers.items() if name in asked}
+    return loombench.loombench(asked, told, convention=convention)[kind], [n for n in answers if n not in questions]
+
+
+def _frame_labels(predictions: Path, references: Path, convention: str, _: Meteor | None) -> Any:
+    """Folders of files with a class name per line."""
+    truth = {name: read_frame_labels(path) for name, path in _files(references).items()}
+    told: dict[str, FrameLabels | None] = {}
+    for name, path in _files(predictions).items():
+        try:
+            told[name] = read_frame_labels(path)
+        except EvaluationError:  # counted as an answer that did not parse
+            told[name] = None
+    scores = segmentation.action_segmentation(truth, told, convention=convention)
+    return scores, [name for name in told if name not in truth]
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Files by video: ``VIDEO.txt``, or ``VIDEO`` as MS-TCN writes its results."""
+    found = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    if not found:
+        raise EvaluationError(f"{folder}: no folder with files in it. Give the folder of frame labels, VIDEO.txt each.")
+    return {path.name.removesuffix(".txt"): path for path in found}
+
+
+def _clip_labels(benchmark: Any, predictions: Path, references: Path, convention: str, _: Meteor | None) -> Any:
+    """Lighthouse's lines with ``label`` (clips x annotators); answers are ``pred_saliency_scores`` by ``qid``."""
+    rows = [row for row in json_lines(references)]
+    bad = next(
+        (row.where for row in rows if row.problem or not isinstance(row.value, dict) or "label" not in row.value), ""
+    )
+    if bad or not rows:
+        raise EvaluationError(
+            f"{references.parent / bad}: a line must be an object with qid and label (a list per clip)."
+        )
+    told = read_predictions(predictions, "moment_detr").by("qid")
+    truth = [row.value["label"] for row in rows]
+    items = [str(row.value.get("qid", row.key)) for row in rows]
+    answers = [told.pop(item, None) for item in items]
+    scores = [MISSING if a is None else None if a.problem is not None else a.clip_scores for a in answers]
+    domains = [str(row.value["domain"]) for row in rows] if all("domain" in row.value for row in rows) else None
+    options: dict[str, Any] = {"items": items, "domains": domains, "convention": convention}
+    return video_highlights.video_highlights(truth, scores, benchmark, **options), list(told)
+
+
+_ALL = (
+    *(
+        FileTask(
+            name,
+            f"{name.replace('_', ' ')}: mAP of a score per clip, by Lighthouse's label files",
+            video_highlights.CONVENTIONS,
+            partial(_clip_labels, name),
+        )
+        for name in video_highlights.BENCHMARKS
+    ),
+    *(
+        FileTask(
+            f"etbench_{name}",
+            f"E.T. Bench {name}: rows with the answer's text in 'a'",
+            dict.fromkeys(("strict", "etbench")),
+            partial(_etbench, name),
+            wants_meteor=name in ("dvc", "slc"),
+        )
+        for name in etbench.TASKS
+    ),
+    FileTask("frame_labels", "action segmentation from folders of VIDEO.txt", segmentation.CONVENTIONS, _frame_labels),
+    *(
+        FileTask(
+            f"masks_{name}",
+            f"J and F from folders of SEQUENCE/FRAME.png, {name.replace('_', '-')}",
+            video_objects.CONVENTIONS,
+            partial(_masks, name),
+        )
+        for name in ("semi_supervised", "unsupervised")
+    ),
+    FileTask(
+        "masks_bidirectional",
+        "VideoLoom's bidirectional-foreground J&F from folders of SEQUENCE/FRAME.png",
+        bidirectional.CONVENTIONS,
+        _bidirectional,
+    ),
+    *(
+        FileTask(
+            f"loombench_{kind}",
+            f"LoomBench {kind}: rows with id, kind, segment_s, masks",
+            bidirectional.CONVENTIONS,
+            partial(_loombench, kind),
+        )
+        for kind in loombench.KINDS
+    ),
+)
+FILE_TASKS: dict[str, FileTask] = {task.name: task for task in _ALL}
