@@ -25,8 +25,9 @@ quickstart: $(VENV)/.installed
 	$(BIN)/timeexpert quickstart $(ARGS)
 
 # Processes of one thread each (tests/conftest.py says how many): the tests' tensors are tiny. A file stays in one process.
+# Bytecode is kept: a hundred processes would each compile the package again.
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

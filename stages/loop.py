@@ -11,14 +11,13 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from timeexpert.checkpoint import (
     MODEL,
@@ -45,6 +44,9 @@ from .memory import PeakMemory
 from .optim import build_optimizers, freeze, set_rates
 from .progress import StageProgress
 from .run_folder import RunFolder
+
+if TYPE_CHECKING:  # rank 0 alone needs it
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class TrainingError(UserError):
@@ -107,6 +109,8 @@ class StageRun:
         if not self.engine.is_main:
             self._train(None)
             return
+        from torch.utils.tensorboard import SummaryWriter
+
         with SummaryWriter(str(self.run.path / "tensorboard"), purge_step=self.before + self.step) as writer:
             self._train(writer)
 

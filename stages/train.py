@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -30,7 +30,6 @@ from timeexpert.evaluation.runner import evaluate, mean_segment, score, scored_q
 from timeexpert.model import TimeExpert
 from timeexpert.parallel import OneProcess
 from timeexpert.predict import INFERENCE, InferenceConfig, Predictor, load_model, pick_device
-from timeexpert.reports.run_report import Example, write_report
 from timeexpert.tokenization import EventCodec, EventSequence, NumberFormat
 from timeexpert.tokenization.text import HuggingFaceText, SentencePieceText, TextTokenizer, load_text
 
@@ -42,6 +41,9 @@ from .memory import PeakMemory, keep_freed_memory
 from .models import build_model, model_config
 from .run_folder import RunError, RunFolder
 from .tables import flat_figures, summary_table
+
+if TYPE_CHECKING:  # matplotlib comes with it, which most ranks never need
+    from timeexpert.reports.run_report import Example
 
 EXIT_TERMINATED = 143  # what shells say of SIGTERM
 DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -325,6 +327,8 @@ class Trainer:
         path = self.run.path / "predictions" / f"{stages[-1]}.jsonl" if stages else Path()
         if not path.is_file() or self.config.data.eval is None or self.dataset(self.config.data.eval).features:
             return []  # of features no picture can be made
+        from timeexpert.reports.run_report import Example
+
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         dataset = self.dataset(self.config.data.eval)
         where = {dataset.sample(i).id: i for i in range(len(dataset))}
@@ -394,6 +398,8 @@ def run_and_report(trainer: Trainer, only: Sequence[str] = ()) -> int:
         return EXIT_TERMINATED
     if not trainer.engine.is_main:
         return 0
+    from timeexpert.reports.run_report import write_report
+
     trainer.console.print(summary_table(summary))
     report = escape(str(write_report(trainer.run.path, trainer.examples())))
     trainer.console.print(f"report: {report}", highlight=False, soft_wrap=True)
