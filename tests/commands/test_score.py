@@ -103,6 +103,31 @@ def test_what_cannot_be_scored_is_said(references: Path, tmp_path: Path, capsys:
     assert "moment_map: QVHighlights" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["metrics.json", "report.html", "comparison.json"])
+def test_a_result_that_cannot_be_written_is_said(
+    name: str, references: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = str(predictions(tmp_path / "p.json", 0.0))
+    (tmp_path / "out" / name).mkdir(parents=True)
+    files = ["--compare", told, told] if name == "comparison.json" else [told]
+    words = [*files, str(references), "--task", "moment_retrieval", "-o", str(tmp_path / "out")]
+    assert main(["score", *words, "--no-intervals"]) == 2
+    said = capsys.readouterr().err.replace("\n", "")
+    assert f"{name}: cannot be written" in said and "Is a directory" in said
+
+
+def test_a_file_without_an_answer_says_what_its_rows_are(
+    references: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = tmp_path / "p.jsonl"
+    for text, part in (("", "holds no answer"), ('{"foo": 1}\n', "Of 1 rows none names a question")):
+        told.write_text(text)
+        words = [str(told), str(references), "--task", "moment_retrieval", "--format", "moment_detr"]
+        assert main(["score", *words]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert part in said and "--format" in said and "[]" not in said
+
+
 def test_scoring_imports_neither_torch_nor_transformers(references: Path, tmp_path: Path) -> None:
     told = predictions(tmp_path / "p.json", 0.0)
     words = ["score", str(told), str(references), "--task", "moment_retrieval", "-o", str(tmp_path / "out")]

@@ -29,6 +29,14 @@ def test_an_answer_comes_back_as_it_was_kept() -> None:
         assert answer_of_row(json.loads(json.dumps(answer_row(QUESTIONS[0], answer)))) == answer
 
 
+def test_an_answer_that_cannot_be_kept_is_said(tmp_path: Path) -> None:
+    folder = EvaluationFolder(tmp_path)
+    with folder.opened(SETTINGS):
+        folder.predictions.mkdir()
+        with pytest.raises(EvaluationError, match=r"predictions\.jsonl: cannot be written: Is a directory"):
+            folder.append(QUESTIONS[:1], [ANSWER])
+
+
 def test_ranks_write_apart_and_one_file_in_the_order_of_the_questions_is_left(tmp_path: Path) -> None:
     main, other = EvaluationFolder(tmp_path), EvaluationFolder(tmp_path, rank=1)
     with main.opened(SETTINGS) as answered:

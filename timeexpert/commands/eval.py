@@ -118,7 +118,7 @@ def _finish(
     from rich.console import Console
     from rich.markup import escape
 
-    from timeexpert.evaluation.folder import METRICS, REPORT, write_json
+    from timeexpert.evaluation.folder import METRICS, REPORT, write_json, writing
     from timeexpert.evaluation.results import to_json
     from timeexpert.evaluation.runner import flat, scored_task
     from timeexpert.evaluation.tasks import meteor_for, task_named
@@ -132,10 +132,11 @@ def _finish(
     document = to_json(scored, with_intervals=not args.no_intervals)
     document["versions"]["torch"] = torch.__version__
     document |= {"model": str(args.model), "settings": settings, "figures": figures}
-    write_json(folder.path / METRICS, document)
     unread = figures["unreadable"]
     remarks = [f"{unread} questions could not be asked: their videos or prompts cannot be read."] if unread else []
-    write_evaluation_page(folder.path / REPORT, f"{args.model.name}: evaluation", document, scored, remarks)
+    with writing(folder.path):
+        write_json(folder.path / METRICS, document)
+        write_evaluation_page(folder.path / REPORT, f"{args.model.name}: evaluation", document, scored, remarks)
     if args.json:
         print(json.dumps(figures, allow_nan=False))
         return

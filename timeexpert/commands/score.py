@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 def _score(args: argparse.Namespace, console: Console) -> int:
     import json
 
-    from timeexpert.evaluation.folder import METRICS, REPORT, write_json
+    from timeexpert.evaluation.folder import METRICS, REPORT, write_json, writing
     from timeexpert.evaluation.results import to_json
     from timeexpert.reports.evaluation_page import write_evaluation_page
     from timeexpert.reports.evaluation_tables import print_tables, task_tables
@@ -96,8 +96,10 @@ def _score(args: argparse.Namespace, console: Console) -> int:
     remarks = _remarks(files)
     if args.out is not None:
         _make(args.out)
-        write_json(args.out / METRICS, document)
-        write_evaluation_page(args.out / REPORT, f"{predictions.name} on {references.name}", document, scored, remarks)
+        title = f"{predictions.name} on {references.name}"
+        with writing(args.out):
+            write_json(args.out / METRICS, document)
+            write_evaluation_page(args.out / REPORT, title, document, scored, remarks)
     if args.json:
         print(json.dumps(document, allow_nan=False))
         return 0
@@ -108,7 +110,7 @@ def _score(args: argparse.Namespace, console: Console) -> int:
 def _compare(args: argparse.Namespace, console: Console) -> int:
     import json
 
-    from timeexpert.evaluation.folder import write_json
+    from timeexpert.evaluation.folder import write_json, writing
     from timeexpert.evaluation.results import LEVEL, RESAMPLES, SEED, differences, versions
     from timeexpert.reports.evaluation_tables import difference_tables, print_tables
 
@@ -127,7 +129,8 @@ def _compare(args: argparse.Namespace, console: Console) -> int:
     }
     if args.out is not None:
         _make(args.out)
-        write_json(args.out / "comparison.json", document)
+        with writing(args.out):
+            write_json(args.out / "comparison.json", document)
     if args.json:
         print(json.dumps(document, allow_nan=False))
         return 0

@@ -57,7 +57,8 @@ class EvaluationFolder:
         if not path.is_file():
             if self.predictions.exists():
                 raise EvaluationError(f"{self.path}: holds {PREDICTIONS} but no {SETTINGS}. Give another -o.")
-            write_json(path, dict(settings))
+            with writing(self.path):
+                write_json(path, dict(settings))
             return
         try:
             begun = json.loads(path.read_text(encoding="utf-8"))
@@ -82,7 +83,7 @@ class EvaluationFolder:
         lines = "".join(
             json.dumps(answer_row(s, a), allow_nan=False) + "\n" for s, a in zip(samples, answers, strict=True)
         )
-        with open(path, "ab") as out:
+        with writing(self.path), open(path, "ab") as out:
             out.write(lines.encode("utf-8"))
             out.flush()
             os.fsync(out.fileno())
@@ -97,10 +98,11 @@ class EvaluationFolder:
                 "write to one folder: give -o on a file system that they share, and start the command again."
             )
         temporary = self.predictions.with_suffix(".part")
-        with open(temporary, "w", encoding="utf-8") as out:
-            for sample in samples:
-                out.write(json.dumps(rows[sample.id], allow_nan=False) + "\n")
-        os.replace(temporary, self.predictions)
+        with writing(self.path):
+            with open(temporary, "w", encoding="utf-8") as out:
+                for sample in samples:
+                    out.write(json.dumps(rows[sample.id], allow_nan=False) + "\n")
+            os.replace(temporary, self.predictions)
         for path in self.path.glob("predictions.rank-*.jsonl"):
             path.unlink()
         return [answer_of_row(rows[sample.id]) for sample in samples]
@@ -124,6 +126,18 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
                 f"{path}:{number}: not an answer ({error}). Delete this line: it is asked again."
             ) from None
         yield row
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Raise :class:`EvaluationError` where what is written below ``folder`` cannot be: a full disk, a name in use."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename2 or error.filename or folder
+        raise EvaluationError(
+            f"{place}: cannot be written: {error.strerror}. Make room for it, or choose another -o."
+        ) from None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -41,6 +41,13 @@ def match(references: Sequence[Reference], predictions: Predictions) -> Matched:
             f"{predictions.path}: its answers do not name one question: {shared} is that of several references. Give "
             "predictions with the question's id or qid."
         )
+    if best is None and not predictions.rows:
+        rows = predictions.bad_rows
+        bad = f" Of {len(rows)} rows none names a question: {rows[0]}." if rows else ""
+        raise EvaluationError(
+            f"{predictions.path}: holds no answer in the form {predictions.format}.{bad} Give a file with answers, or "
+            "name its form with --format."
+        )
     if best is None:
         ours = [r.keys.get(predictions.keys[0]) for r in references[:3]]
         theirs = list(predictions.by(predictions.keys[0]))[:3]
