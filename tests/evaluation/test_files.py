@@ -131,6 +131,15 @@ def test_truth_that_cannot_be_scored_is_an_error_with_its_place(tmp_path: Path, 
         read_references(write(tmp_path / "references.jsonl", [row]), "moment_retrieval")
 
 
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_number_that_is_none_is_named_in_its_own_line(tmp_path: Path, at: int) -> None:
+    row = {"query": "q", "vid": "v", "duration": 9, "relevant_windows": [[1, 2]]}
+    lines = [json.dumps(row | {"qid": i, "duration": float("nan") if i == at else 9}) for i in range(2)]
+    (tmp_path / "r.jsonl").write_text("\n".join(lines))
+    with pytest.raises(EvaluationError, match=rf"r\.jsonl:{at + 1}: NaN is not allowed; numbers must be finite\. C"):
+        read_references(tmp_path / "r.jsonl", "moment_retrieval")
+
+
 def test_repeated_ids_and_no_question_of_the_task_are_errors(tmp_path: Path) -> None:
     path = write(tmp_path / "references.jsonl", [QVH[0], QVH[0]])
     with pytest.raises(EvaluationError, match=r"id '7:moments' comes twice"):

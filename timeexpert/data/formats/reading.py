@@ -161,8 +161,13 @@ def peek(path: Path) -> Any:
         return first.value
     try:
         return parse_json(first.value)
-    except SampleError:
-        return load_json(path)
+    except SampleError as error:
+        try:
+            return load_json(path)
+        except FormatError:
+            if first.value.rstrip().endswith("}"):  # a row of its own: what is wrong is in it, not in the next one
+                raise FormatError(f"{path.parent / first.where}: {str(error).rstrip('.')}. Correct the row.") from None
+            raise
 
 
 def check_file(path: Path) -> None:

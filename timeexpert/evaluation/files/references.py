@@ -91,7 +91,7 @@ def _file(path: Path, task: str, format: str, durations: Mapping[str, float] | N
     for row in known.rows(path):
         where = path.parent / row.where
         if row.problem:
-            raise EvaluationError(f"{where}: {row.problem}. Correct the row.")
+            raise EvaluationError(f"{where}: {row.problem.rstrip('.')}. Correct the row.")
         try:
             for draft in known.drafts(row):
                 if isinstance(draft, Fault):
