@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.evaluation.oracles import cases
 from timeexpert.evaluation import EvaluationError
 from timeexpert.evaluation.files import FORMATS, match, read_predictions, read_references
 from timeexpert.evaluation.results import Scored, to_json
@@ -46,6 +47,28 @@ def scores(tmp_path: Path, task: str, references: Any, predictions: Any, name: s
     one = Scored(samples, told.told, score_task(TASKS[task], samples, told.told))
     stated: dict[str, Any] = to_json({task: one}, with_intervals=False)["tasks"][task]
     return stated
+
+
+def test_an_annotation_is_named_by_its_id_wherever_it_stands(tmp_path: Path) -> None:
+    rows = [{**row, "id": number} for row, number in zip(COCO["annotations"], (1, 0), strict=True)]
+    right = {"1": {"timestamp": [[2, 6]]}, "0": {"timestamp": [[0, 4.5]]}}
+    assert scores(tmp_path, "moment_retrieval", {"annotations": rows}, right, "p.json")["figures"]["miou"] == 100.0
+
+
+@pytest.mark.parametrize("convention", ["timechat", "trace"])
+def test_published_files_give_the_published_figures(shared: Path, tmp_path: Path, convention: str) -> None:
+    compared = 0
+    for name, inputs, expected in cases(shared, "tvg_recall_at_1", convention):
+        if not name.startswith("charades/"):
+            continue
+        refs = read_references(write(tmp_path / "r.json", {"annotations": inputs["ground_truth"]}), "moment_retrieval")
+        told = {number: {"timestamp": windows} for number, windows in inputs["predictions"].items()}
+        matched = match(refs, read_predictions(write(tmp_path / "p.json", told)))
+        figures = score_task(TASKS["moment_retrieval"], [r.sample for r in refs], matched.told, convention).figures()
+        for threshold in (0.3, 0.5, 0.7):
+            assert figures[f"r1_{threshold}"] == pytest.approx(expected[f"R@{threshold}"], abs=1e-9), name
+        compared += 1
+    assert compared >= 5
 
 
 def test_timechat_grounding_is_named_by_the_number_of_the_annotation_and_an_empty_list_did_not_parse(

@@ -29,7 +29,7 @@ from .scores import Figures, Scores
 
 THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
 _NOBODY_SAYS = "xqzvkjwqxzvkjq"
-_WITHOUT_METEOR = "METEOR and SODA_c were not asked for: no METEOR was given. "
+_WITHOUT_METEOR = "METEOR and SODA_c are left out: no METEOR was found. "
 _EXACT = "caption_exact_match_0.5"
 Floats = NDArray[np.float64]
 

@@ -112,7 +112,7 @@ def event_captions(
         convention=convention,
         policies={**rules, "thresholds": list(THRESHOLDS)},
         scorers={"tokens": NAME, **({"meteor": VERSION} if meteor is not None else {})},
-        notes=() if meteor is not None else ("METEOR was not asked for: no program was given.",),
+        notes=() if meteor is not None else ("METEOR is left out: no METEOR was found.",),
     )
 
 

@@ -37,6 +37,8 @@ def coco_drafts(row: Row) -> Drafts:
     """The draft of one annotation, of either kind."""
     value = fields_of(row.value, "image_id")
     fields = {"video": value["image_id"], "duration_s": value.get("duration")}
+    if isinstance(value.get("id"), (int, str)):  # what answers of TimeChat and VTG-LLM are named by
+        fields["meta"] = {"annotation_id": value["id"]}
     if "segments" in value:
         text = text_of(value.get("pure_cap", value.get("caption")), "pure_cap")
         pairs = paired(list_of(value["segments"], "segments"), text.split(". "), "pure_cap")

@@ -134,7 +134,8 @@ def _of_draft(draft: Draft, durations: Mapping[str, float] | None) -> Reference:
 
 
 def _reference(sample: Sample, index: str) -> Reference:
-    keys = {"id": sample.id, "index": index, "video": _stem(sample.video)}
+    number = str(sample.meta.get("annotation_id", index))
+    keys = {"id": sample.id, "index": number, "video": _stem(sample.video)}
     if sample.meta.get("qid") is not None:
         keys["qid"] = str(sample.meta["qid"])
     query = sample.meta.get("query") or (sample.events[0].text if sample.task == "moment_retrieval" else "")
