@@ -62,7 +62,7 @@ def test_dvc_scores_windows_and_words_and_strict_keeps_lost_videos_in_both():
     lost = {**sample, "a": "nothing"}
     assert score("dvc", told, lost)["rouge_l"] == pytest.approx(50.0)
     assert score("dvc", told, lost, convention="etbench")["rouge_l"] == 100.0
-    assert "METEOR was not asked for" in figures["notes"][0]
+    assert "METEOR is left out" in figures["notes"][0]
 
 
 def test_an_unknown_task_and_bad_truth_are_refused():
