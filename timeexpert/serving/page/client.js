@@ -60,11 +60,8 @@ async function readJson(path) {
 
 export const modelName = async () => String((await readJson("v1/models")).data[0].id);
 
-/** [{id, name, duration_s, prompts}]; none where the server has no samples. */
-export async function samples() {
-  const body = await readJson("samples");
-  return Array.isArray(body) ? body : body.data ?? [];
-}
+/** [{id, name, duration_s, prompts}] */
+export const samples = () => readJson("samples");
 
 export const contentPath = (video) =>
   `${video.kind === "sample" ? "samples" : "v1/files"}/${encodeURIComponent(video.id)}/content`;

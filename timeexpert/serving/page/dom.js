@@ -14,7 +14,8 @@ export function svg(tag, properties = {}, ...children) {
 
 function fill(node, { on = {}, style = {}, ...attributes }, children) {
   for (const [name, value] of Object.entries(attributes)) {
-    if (value === true) node.setAttribute(name, "");
+    if (name.startsWith("aria-")) node.setAttribute(name, String(value)); // "false" is a value there
+    else if (value === true) node.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) node.setAttribute(name, String(value));
   }
   for (const [name, value] of Object.entries(style)) node.style.setProperty(name, value);

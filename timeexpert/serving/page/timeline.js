@@ -50,7 +50,7 @@ export class Timeline {
   }
 
   place(time_s) {
-    return `${(Math.min(Math.max(time_s / this.duration_s, 0), 1) * 100).toFixed(4)}%`;
+    return `${Number((Math.min(Math.max(time_s / this.duration_s, 0), 1) * 100).toFixed(4))}%`;
   }
 
   drawRuler(frameTimes) {
