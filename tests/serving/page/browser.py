@@ -69,31 +69,31 @@ class Browser:
         line, self._buffer = self._buffer.split(b"\0", 1)
         return dict(json.loads(line))
 
-    def tab(self, url: str, downloads: Path) -> Tab:
-        """A tab with storage of its own."""
-        context = self.call("Target.createBrowserContext")["browserContextId"]
-        self.call("Browser.setDownloadBehavior", behavior="allow", browserContextId=context, downloadPath=str(downloads))
-        target = self.call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
-        session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        tab = Tab(self, session, context)
+    def tab(self) -> Tab:
+        """A new tab."""
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        tab = Tab(self, self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"])
         for domain in ("Page", "Runtime", "Log", "Network", "DOM"):
             tab.call(f"{domain}.enable")
-        tab.size(1280, 900)
-        tab.open(url)
         return tab
 
 
 class Tab:
     """One page: what a person does with it, and what can be seen of it."""
 
-    def __init__(self, browser: Browser, session: str, context: str) -> None:
-        self.browser, self.session, self.context = browser, session, context
+    def __init__(self, browser: Browser, session: str) -> None:
+        self.browser, self.session = browser, session
 
     def call(self, method: str, **params: Any) -> Any:
         return self.browser.call(method, self.session, **params)
 
-    def close(self) -> None:
-        self.browser.call("Target.disposeBrowserContext", browserContextId=self.context)
+    def reset(self, downloads: Path) -> None:
+        """As a new tab would be, apart from the storage of the origins that it visited."""
+        self.open("about:blank")
+        self.browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(downloads))
+        self.size(1280, 900)
+        self.prefer("light")
+        self.browser.events.clear()
 
     def open(self, url: str) -> None:
         """Go there; returns when the page's scripts have run."""

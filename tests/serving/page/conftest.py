@@ -69,16 +69,23 @@ def downloads(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def only_tab(browser: Browser) -> Tab:
+    return browser.tab()
+
+
 @pytest.fixture
-def tab(browser: Browser, server: StandIn, downloads: Path) -> Iterator[Tab]:
-    """The page, opened. Afterwards: no script failed, nothing was blocked, no other origin was asked."""
-    opened = browser.tab(server.url, downloads)
+def tab(only_tab: Tab, server: StandIn, downloads: Path) -> Iterator[Tab]:
+    """The page, opened; each server is an origin with storage of its own. Afterwards: no script failed, nothing was
+    blocked, no other origin was asked."""
+    opened = only_tab
+    opened.reset(downloads)
+    opened.open(server.url)
     opened.until("document.querySelector('#model').textContent === 'tiny' || !document.querySelector('#problem').hidden")
     yield opened
     failures = [row["exceptionDetails"]["text"] for row in opened.seen("Runtime.exceptionThrown")]
     blocked = [row["entry"]["text"] for row in opened.seen("Log.entryAdded") if row["entry"]["source"] == "security"]
     urls = [row["request"]["url"] for row in opened.seen("Network.requestWillBeSent")]
-    opened.close()
     assert failures == [] and blocked == []
     # data: is how Chromium draws the buttons of its own player
     assert [url for url in urls if not url.removeprefix("blob:").startswith((server.url, "data:"))] == []

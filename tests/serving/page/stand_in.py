@@ -37,7 +37,7 @@ class Script:
     samples: dict[str, Path] = field(default_factory=dict)  # by id
     refusals: list[tuple[int, dict[str, str], Any]] = field(default_factory=list)  # status, headers, body: first in line
     key: str | None = None
-    breaks: bool = False  # the stream ends in the middle
+    breaks: str = ""  # "stream": it ends in the middle; "connection": there is no answer at all
     gate: threading.Event = field(default_factory=threading.Event)  # closed: the stream waits after its first piece
     files: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     asked: list[dict[str, Any]] = field(default_factory=list)
@@ -87,6 +87,9 @@ class Handler(BaseHTTPRequestHandler):
             script.files[f"file-{len(script.files) + 1}"] = (name[1].decode() if name else "", rest.rpartition(b"\r\n--")[0])
             return self.json(200, {"id": f"file-{len(script.files)}", "object": "file"})
         question = json.loads(body)
+        if script.breaks == "connection":
+            self.close_connection = True
+            return
         script.asked.append(question)
         self.stream(question["messages"][0]["content"][1]["text"])
 
@@ -104,7 +107,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.chunk({"index": 0, "delta": {"content": piece}, "finish_reason": None})
                 while i == 0 and len(pieces) > 1 and not script.gate.wait(0.02):
                     self.wfile.write(b": waiting\n\n")
-            if script.breaks:
+            if script.breaks == "stream":
                 return
             self.chunk({"index": 0, "delta": {}, "finish_reason": "stop", **fields})
             self.wfile.write(b"data: [DONE]\n\n")

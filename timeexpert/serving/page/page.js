@@ -80,6 +80,7 @@ function open(video, source) {
   byId("source").hidden = true;
   if (source) player.src = source;
   else player.removeAttribute("src");
+  player.load(); // without it, the last video stays
   const rows = ofThisVideo();
   pick(rows.at(-1)?.id ?? null, null);
   drawSuggestions();
