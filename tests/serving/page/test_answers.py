@@ -45,6 +45,7 @@ def test_a_sample_is_played_and_brings_its_questions(tab: Tab, script: Script) -
     tab.click("#sample-list button")
     tab.until("document.querySelector('#player').readyState > 0")
     assert tab.text("#suggestions button") == "When is it dark?"
+    assert tab.js("document.activeElement.id") == "video-name"  # the sample's button is gone
     tab.click("#suggestions button")
     tab.click("#send")
     tab.until("!document.querySelector('#export').hidden")
@@ -132,7 +133,7 @@ def test_the_answer_streams_and_can_be_stopped(tab: Tab, script: Script, clip: P
     assert tab.js("document.querySelector('#answer').ariaBusy") == "true" and tab.text("#status") == "answering"
     tab.click("#stop")
     assert script.left.wait(30)
-    tab.until("!document.querySelector('#send').disabled")
+    tab.until("document.querySelector('#send').ariaDisabled === 'false'")
     assert tab.js("document.querySelectorAll('.segment').length") == 0
     script.gate.set()
     ask(tab, PROMPT)

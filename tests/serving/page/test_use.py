@@ -135,6 +135,7 @@ def test_arrows_walk_over_events_and_enter_seeks(tab: Tab, clip: Path) -> None:
     assert tab.js("document.activeElement.ariaLabel").startswith("14.5 – 18.0 s · it leaves")
     tab.press("Enter")
     tab.until("document.querySelector('#player').currentTime === 14.5")
+    assert tab.js("document.activeElement.ariaLabel").startswith("14.5 – 18.0 s")  # drawn anew, it keeps the focus
     tab.js("document.querySelector('.ruler').focus()")
     tab.press("ArrowLeft")
     tab.press("ArrowRight", shift=True)

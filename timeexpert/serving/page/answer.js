@@ -17,7 +17,7 @@ export function eventItem(event, duration_s, seek) {
   const scores = scoresOf(event);
   const parts = [
     element("span", { class: "when" }, span(event, duration_s) || "no time"),
-    element("span", { class: "what" }, event.text || (scores ? "" : "(no caption)"),
+    element("span", { class: "what" }, event.text || (scores ? "" : "(no caption)"), event.text && scores ? " " : "",
       scores ? element("b", { class: "score" }, scores) : null),
     sure.length ? element("span", { class: "sure" }, ...sure.map(meter)) : null,
   ];

@@ -8,7 +8,7 @@ export function drawExperts(experts) {
   if (!layers.length) return [];
   const kinds = Object.entries(experts.tokens ?? {}).map(([name, shares]) => [name, meanRow(shares)]).filter(([, row]) => row.length);
   return [
-    element("h3", {}, "Expert use"),
+    element("h3", {}, "Expert use: layers down, experts across"),
     heatmap("layers by experts", layers, (y) => `layer ${y}`),
     ...(kinds.length ? [heatmap("kinds of token by experts", kinds.map(([, row]) => row), (y) => `${kinds[y][0]} tokens`, kinds.map(([name]) => name))] : []),
   ];

@@ -77,6 +77,7 @@ function open(video, source) {
   byId("upload").textContent = "";
   byId("video-name").textContent = video.name;
   byId("stage").hidden = false;
+  if (byId("source").contains(document.activeElement)) byId("video-name").focus();
   byId("source").hidden = true;
   if (source) player.src = source;
   else player.removeAttribute("src");
@@ -208,7 +209,7 @@ function showAsking(prompt) {
 }
 
 function drawBusy() {
-  byId("send").disabled = state.asking !== null;
+  byId("send").setAttribute("aria-disabled", state.asking !== null); // disabled, it would lose the focus
   byId("stop").hidden = state.asking === null;
   byId("answer").setAttribute("aria-busy", state.asking !== null);
 }
@@ -228,7 +229,7 @@ function showProblem(error, again = null) {
     byId("key").focus();
   }
   if (!again) return;
-  const button = element("button", { type: "button", on: { click: () => { showProblem(null); again(); } } }, "Try again");
+  const button = element("button", { type: "button", on: { click: () => { byId("prompt").focus(); showProblem(null); again(); } } }, "Try again");
   box.append(button);
   let left_s = error.retry_s ?? 0;
   if (left_s <= 0) return;
@@ -286,10 +287,10 @@ function colourOf(entry) {
 function drawTimeline() {
   const rows = ofThisVideo();
   const durations = [player.readyState > 0 ? player.duration : 0, ...rows.map((row) => row.answer.duration_s)].filter(Number.isFinite);
-  const focused = document.activeElement?.closest?.("#timeline .event");
-  const again = focused && [...byId("timeline").querySelectorAll(".event")].indexOf(focused);
+  const stops = () => [...byId("timeline").querySelectorAll("button, [role=slider]")];
+  const focused = stops().indexOf(document.activeElement);
   timeline.draw(rows.map((row, i) => ({ ...row, colour: i % COLOURS })), state.selected, Math.max(0, ...durations));
-  if (focused) byId("timeline").querySelectorAll(".event")[again]?.focus();
+  stops()[focused]?.focus();
 }
 
 function drawAnswer() {
