@@ -14,7 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-KEYS = {"Enter": (13, "\r"), "Tab": (9, ""), "Escape": (27, ""), "ArrowRight": (39, ""), "ArrowLeft": (37, ""), "End": (35, "")}
+KEYS = {
+    "Enter": (13, "\r"),
+    "Tab": (9, ""),
+    "Escape": (27, ""),
+    "ArrowRight": (39, ""),
+    "ArrowLeft": (37, ""),
+    "End": (35, ""),
+}
 KEYS |= {" ": (32, " "), "Home": (36, "")}
 TIMEOUT_S = 60.0
 
@@ -27,7 +34,12 @@ class Browser:
         self._read, from_browser = os.pipe()
         ours = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (to_browser, from_browser)]  # out of the way of 3 and 4
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--mute-audio"]
-        flags += [f"--user-data-dir={profile}", "--no-first-run", "--disable-background-networking", "--hide-scrollbars"]
+        flags += [
+            f"--user-data-dir={profile}",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--hide-scrollbars",
+        ]
         # Chromium reads commands from descriptor 3 and writes to 4
         place = f"import os, sys; os.dup2({ours[0]}, 3); os.dup2({ours[1]}, 4); os.execvp(sys.argv[1], sys.argv[1:])"
         command = [sys.executable, "-S", "-c", place, program, *flags, "about:blank"]

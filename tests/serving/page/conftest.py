@@ -81,7 +81,9 @@ def tab(only_tab: Tab, server: StandIn, downloads: Path) -> Iterator[Tab]:
     opened = only_tab
     opened.reset(downloads)
     opened.open(server.url)
-    opened.until("document.querySelector('#model').textContent === 'tiny' || !document.querySelector('#problem').hidden")
+    opened.until(
+        "document.querySelector('#model').textContent === 'tiny' || !document.querySelector('#problem').hidden"
+    )
     yield opened
     failures = [row["exceptionDetails"]["text"] for row in opened.seen("Runtime.exceptionThrown")]
     blocked = [row["entry"]["text"] for row in opened.seen("Log.entryAdded") if row["entry"]["source"] == "security"]
@@ -104,4 +106,6 @@ def asked(tab: Tab, clip: Path, *prompts: str) -> None:
     tab.until("document.querySelector('#player').readyState > 0")
     for i, prompt in enumerate(prompts or (PROMPT,), 1):
         ask(tab, prompt)
-        tab.until(f"document.querySelectorAll('#timeline .row').length === {i} && !document.querySelector('#export').hidden")
+        tab.until(
+            f"document.querySelectorAll('#timeline .row').length === {i} && !document.querySelector('#export').hidden"
+        )

@@ -35,7 +35,9 @@ class Script:
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)  # by prompt
     pieces: dict[str, list[str]] = field(default_factory=dict)  # the text that is streamed, by prompt
     samples: dict[str, Path] = field(default_factory=dict)  # by id
-    refusals: list[tuple[int, dict[str, str], Any]] = field(default_factory=list)  # status, headers, body: first in line
+    refusals: list[tuple[int, dict[str, str], Any]] = field(
+        default_factory=list
+    )  # status, headers, body: first in line
     key: str | None = None
     breaks: str = ""  # "stream": it ends in the middle; "connection": there is no answer at all
     gate: threading.Event = field(default_factory=threading.Event)  # closed: the stream waits after its first piece
@@ -61,7 +63,10 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/v1/models":
             return self.json(200, {"object": "list", "data": [{"id": "tiny", "object": "model"}]})
         if path == "/samples":
-            rows = [{"id": i, "name": f"Sample {i}", "duration_s": 20.0, "prompts": ["When is it dark?"]} for i in script.samples]
+            rows = [
+                {"id": i, "name": f"Sample {i}", "duration_s": 20.0, "prompts": ["When is it dark?"]}
+                for i in script.samples
+            ]
             return self.json(200, rows)
         if match := re.fullmatch(r"/v1/files/([^/]+)/content", path):
             if match[1] in script.files:
@@ -84,7 +89,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/v1/files":
             head, _, rest = body.split(b'name="file"', 1)[1].partition(b"\r\n\r\n")
             name = re.search(rb'filename="([^"]*)"', head)
-            script.files[f"file-{len(script.files) + 1}"] = (name[1].decode() if name else "", rest.rpartition(b"\r\n--")[0])
+            script.files[f"file-{len(script.files) + 1}"] = (
+                name[1].decode() if name else "",
+                rest.rpartition(b"\r\n--")[0],
+            )
             return self.json(200, {"id": f"file-{len(script.files)}", "object": "file"})
         question = json.loads(body)
         if script.breaks == "connection":

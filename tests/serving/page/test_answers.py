@@ -84,7 +84,10 @@ def test_a_click_on_a_segment_seeks_the_player(tab: Tab, clip: Path) -> None:
     tab.until("!document.querySelector('#player').seeking && document.querySelector('#player').currentTime === 14.5")
     assert tab.js("document.querySelector('.playhead').style.left") == "72.5%"
     assert tab.js("[...document.querySelectorAll('.segment')].map((node) => node.matches('.now'))") == [False, True]
-    assert tab.js("[...document.querySelectorAll('.event-row')].map((node) => node.matches('.picked'))") == [False, True]
+    assert tab.js("[...document.querySelectorAll('.event-row')].map((node) => node.matches('.picked'))") == [
+        False,
+        True,
+    ]
     tab.click(".ruler", at=(0.25, 0.5))
     tab.until("Math.abs(document.querySelector('#player').currentTime - 5) < 0.05")
     tab.click("button.event-row")
@@ -117,7 +120,9 @@ def test_each_question_has_a_row(tab: Tab, script: Script, clip: Path) -> None:
     asked(tab, clip, PROMPT, "second")
     assert tab.js("[...document.querySelectorAll('.row-name')].map((node) => node.textContent)") == [PROMPT, "second"]
     assert tab.text("#asked") == "second"
-    colours = tab.js("[...document.querySelectorAll('.edge.start')].map((node) => getComputedStyle(node).backgroundColor)")
+    colours = tab.js(
+        "[...document.querySelectorAll('.edge.start')].map((node) => getComputedStyle(node).backgroundColor)"
+    )
     assert colours[0] == colours[1] != colours[2]
     tab.click(".segment", 0)
     assert tab.text("#asked") == PROMPT
@@ -147,24 +152,31 @@ def test_expert_use_is_a_heat_map(tab: Tab, script: Script, clip: Path) -> None:
     tab.click("#include-experts")
     asked(tab, clip)
     assert script.asked[0]["include_experts"] is True
-    cells = tab.js("[...document.querySelectorAll('.heat')[0].children].map((cell) => +cell.getAttribute('fill-opacity'))")
+    cells = tab.js(
+        "[...document.querySelectorAll('.heat')[0].children].map((cell) => +cell.getAttribute('fill-opacity'))"
+    )
     assert cells == pytest.approx([share / 0.7 for row in shares for share in row], abs=1e-3)
-    assert tab.text(".readout") == "Most used: layer 1, expert 2: 70 %"
+    assert tab.text(".readout") == "Most used: layer 1, expert 2: 70 % of the tokens"
     tab.hover(".heat rect", 0)
-    assert tab.text(".readout") == "Layer 0, expert 0: 50 %"
+    assert tab.text(".readout") == "Layer 0, expert 0: 50 % of the tokens"
     names = tab.js("[...document.querySelectorAll('.heat-names li')].map((node) => node.textContent)")
     assert names == ["text", "time"]
 
 
 def test_damage_problems_and_cut_answers_are_said(tab: Tab, script: Script, clip: Path) -> None:
-    script.answers[PROMPT] |= {"video_damage": "cut short at 12.0 s.", "finish_reason": "length", "problems": [[3, "no end"]]}
+    script.answers[PROMPT] |= {
+        "video_damage": "cut short at 12.0 s.",
+        "finish_reason": "length",
+        "problems": [[3, "no end"]],
+    }
     asked(tab, clip)
     notes = tab.text("#notes")
     assert "damaged: cut short at 12.0 s." in notes and "was cut" in notes and '[3,"no end"]' in notes
 
 
 def test_the_chosen_form_is_sent(tab: Tab, script: Script, clip: Path) -> None:
-    tab.js("{ const s = document.querySelector('#task'); s.value = 'dense_captioning'; s.dispatchEvent(new Event('change')) }")
+    tab.js("document.querySelector('#task').value = 'dense_captioning'")
+    tab.js("document.querySelector('#task').dispatchEvent(new Event('change'))")
     assert tab.text("#suggestions button") == "Describe every event with its time."
     asked(tab, clip)
     assert script.asked[0]["task"] == "dense_captioning"

@@ -55,7 +55,9 @@ def test_upload_ask_timeline_seek(served: str, only_tab: Tab, clip: Path, downlo
     assert sorted(places) == pytest.approx(sorted(row["start_s"] / duration_s * 100 for row in timed), abs=0.01)
     tab.click("#timeline .event")
     tab.until("!document.querySelector('#player').seeking")
-    assert tab.js("document.querySelector('#player').currentTime") == pytest.approx(min(row["start_s"] for row in timed))
+    assert tab.js("document.querySelector('#player').currentTime") == pytest.approx(
+        min(row["start_s"] for row in timed)
+    )
 
     tab.call("Page.reload")  # now the player reads what the server keeps
     tab.until("document.querySelectorAll('#history-list button').length === 1")

@@ -71,7 +71,9 @@ def test_all_answers_about_a_video_are_exported_together(tab: Tab, clip: Path, d
 def test_history_outlives_a_reload_and_opens_its_answers(tab: Tab, server: StandIn, script: Script, clip: Path) -> None:
     asked(tab, clip)
     tab.call("Page.reload")
-    tab.until("document.querySelector('#stage').hidden && document.querySelectorAll('#history-list button').length === 1")
+    tab.until(
+        "document.querySelector('#stage').hidden && document.querySelectorAll('#history-list button').length === 1"
+    )
     tab.click("#history-list button")
     tab.until("document.querySelector('#player').readyState > 0")
     assert tab.js("document.querySelector('#player').src") == f"{server.url}v1/files/file-1/content"
@@ -96,9 +98,9 @@ def test_a_video_that_the_server_dropped_is_said_to_be_gone(tab: Tab, script: Sc
 
 
 def test_history_is_bounded_and_distrusts_what_is_stored(tab: Tab) -> None:
-    made = """(count, size) => Array.from({length: count}, (_, i) => ({id: String(i), prompt: "p".repeat(size), task: "",
-        video: {key: "k", kind: "upload", id: "f", name: "n"}, asked_at: i,
-        answer: {events: [], content: "", duration_s: 1}}))"""
+    made = """(count, size) => Array.from({length: count}, (_, i) => ({
+        id: String(i), prompt: "p".repeat(size), task: "", asked_at: i,
+        video: {key: "k", kind: "upload", id: "f", name: "n"}, answer: {events: [], content: "", duration_s: 1}}))"""
     kept = "import('/page/history.js').then((h) => h.writeHistory(({})({})).length)"
     assert tab.js(kept.format(made, "80, 10")) == 50
     assert tab.js(kept.format(made, "40, 100_000")) == 9  # a million characters
@@ -147,7 +149,8 @@ def test_arrows_walk_over_events_and_enter_seeks(tab: Tab, clip: Path) -> None:
 
 CONTRAST = """() => {
   const numbers = (colour) => (colour.match(/[\\d.]+/g) ?? []).map(Number);
-  const light = (rgb) => rgb.slice(0, 3).map((c) => c / 255).map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+  const light = (rgb) => rgb.slice(0, 3).map((c) => c / 255)
+    .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
     .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
   const ground = (node) => {
     for (; node; node = node.parentElement) {
@@ -155,8 +158,8 @@ CONTRAST = """() => {
       if (colour.length === 3) return colour;
     }
   };
-  return Object.fromEntries(["h1", "#model", "#theme", "#asked", ".when", ".what", ".sure", "#send", "#timings", ".row-name",
-    ".tick", ".chip", "#problem p"].map((selector) => {
+  return Object.fromEntries(["h1", "#model", "#theme", "#asked", ".when", ".what", ".sure", "#send", "#timings",
+    ".row-name", ".tick", ".chip", "#problem p"].map((selector) => {
       const node = document.querySelector(selector);
       const [a, b] = [light(numbers(getComputedStyle(node).color)), light(ground(node))].sort((x, y) => y - x);
       return [selector, (a + 0.05) / (b + 0.05)];
@@ -193,7 +196,8 @@ def test_a_phone_needs_no_sideways_scrolling(tab: Tab, script: Script, clip: Pat
     tab.hover(".segment", 2)
     assert tab.js("document.documentElement.scrollWidth") == 360
     wide = tab.js("""[...document.querySelectorAll("body *")].filter((node) => node.checkVisibility()
-        && node.getBoundingClientRect().right > 360.5 && !node.closest(".segment, .unseen")).map((node) => node.outerHTML)""")
+        && node.getBoundingClientRect().right > 360.5 && !node.closest(".segment, .unseen"))
+        .map((node) => node.outerHTML)""")
     assert wide == []
 
 
@@ -218,6 +222,7 @@ def test_a_refused_upload_can_be_sent_again(tab: Tab, script: Script, clip: Path
     tab.until("document.querySelector('#problem').textContent.includes('9 bytes too many')")
     ask(tab, PROMPT)
     tab.until("document.querySelectorAll('.segment').length === 2")
+    assert list(script.files) == ["file-1"]
 
 
 def test_an_upload_that_expired_is_sent_again(tab: Tab, script: Script, clip: Path) -> None:
@@ -258,6 +263,7 @@ def test_a_lost_connection_is_said(tab: Tab, script: Script, clip: Path) -> None
     script.breaks = ""
     tab.click("#problem button")
     tab.until("document.querySelectorAll('.segment').length === 2")
+    assert tab.text("#problem") == ""
 
 
 def test_a_key_is_asked_for_and_sent(tab: Tab, script: Script, clip: Path) -> None:
@@ -295,4 +301,6 @@ def test_markup_in_names_questions_and_captions_stays_text(tab: Tab, script: Scr
     assert MARKUP in tab.text("#history-list")
     tab.click("#history-list button")
     tab.until("document.querySelector('#player').readyState > 0")
-    assert tab.js("document.querySelectorAll('img, body script').length") == 0 and tab.js("document.title") == "TimeExpert"
+    assert (
+        tab.js("document.querySelectorAll('img, body script').length") == 0 and tab.js("document.title") == "TimeExpert"
+    )

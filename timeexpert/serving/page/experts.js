@@ -2,11 +2,14 @@
 
 import { element, percent, svg } from "./dom.js";
 
-/** `experts` is the server's {layers: [[share per expert]...], tokens: {text, time, score}}; null draws nothing. */
+/**
+ * `experts` is the server's {layers: [[share of the tokens, per expert]...], tokens: {text, time, score}}, where a kind of
+ * token has its shares as a mean over the layers, or none. null draws nothing.
+ */
 export function drawExperts(experts) {
   const layers = rowsOf(experts?.layers);
   if (!layers.length) return [];
-  const kinds = Object.entries(experts.tokens ?? {}).map(([name, shares]) => [name, meanRow(shares)]).filter(([, row]) => row.length);
+  const kinds = Object.entries(experts.tokens ?? {}).filter(([, row]) => isRow(row));
   return [
     element("h3", {}, "Expert use: layers down, experts across"),
     heatmap("layers by experts", layers, (y) => `layer ${y}`),
@@ -17,18 +20,11 @@ export function drawExperts(experts) {
 const isRow = (row) => Array.isArray(row) && row.length > 0 && row.every(Number.isFinite);
 const rowsOf = (rows) => (Array.isArray(rows) ? rows.filter(isRow) : []);
 
-/** Shares per expert; where they come layer by layer, their mean. */
-function meanRow(shares) {
-  if (isRow(shares)) return shares;
-  const rows = rowsOf(shares);
-  return rows.length ? rows[0].map((_, x) => rows.reduce((sum, row) => sum + (row[x] ?? 0), 0) / rows.length) : [];
-}
-
 function heatmap(what, rows, nameOf, labels = null) {
   const columns = Math.max(...rows.map((row) => row.length));
   const cells = rows.flatMap((row, y) => row.map((share, x) => ({ x, y, share })));
   const most = cells.reduce((best, cell) => (cell.share > best.share ? cell : best));
-  const say = ({ x, y, share }) => `${nameOf(y)}, expert ${x}: ${percent(share)}`;
+  const say = ({ x, y, share }) => `${nameOf(y)}, expert ${x}: ${percent(share)} of the tokens`;
   const readout = element("p", { class: "muted small readout" }, `Most used: ${say(most)}`);
   const picture = svg("svg", {
     class: "heat", role: "img", viewBox: `0 0 ${columns} ${rows.length}`, preserveAspectRatio: "none",
