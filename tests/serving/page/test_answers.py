@@ -115,6 +115,15 @@ def test_scores_over_time_are_a_curve(tab: Tab, script: Script, clip: Path) -> N
     assert tab.text(".scale") == "4"
 
 
+def test_a_point_has_one_confidence_of_its_time(tab: Tab, script: Script, clip: Path) -> None:
+    script.answers["when"] = answer(event(3.0, 3.0, "a flash", start=0.75, end=0.75))
+    asked(tab, clip, "when")
+    point, track = tab.box(".point"), tab.box(".track")
+    assert point["left"] + point["width"] / 2 - track["left"] == pytest.approx(0.15 * track["width"], abs=0.6)
+    assert tab.js("document.querySelector('.point').ariaLabel") == "3.0 s · a flash · confidence: time 75 %"
+    assert tab.text(".sure").strip() == "time 75 %"
+
+
 def test_each_question_has_a_row(tab: Tab, script: Script, clip: Path) -> None:
     script.answers["second"] = answer(event(0, 2, "start"))
     asked(tab, clip, PROMPT, "second")

@@ -1,6 +1,6 @@
 // What stands in the answer's panel, made from one answer of the server.
 
-import { describe, element, percent, scoresOf, span } from "./dom.js";
+import { confidences, describe, element, percent, scoresOf, span } from "./dom.js";
 
 /** Sentences on what the reader of an answer must know. */
 export function notesOn(answer) {
@@ -13,7 +13,7 @@ export function notesOn(answer) {
 
 /** An event as a list item; `seek(time_s)` is called when it is pressed. */
 export function eventItem(event, duration_s, seek) {
-  const sure = Object.entries(event.confidence ?? {}).filter(([, share]) => Number.isFinite(share));
+  const sure = confidences(event);
   const scores = scoresOf(event);
   const parts = [
     element("span", { class: "when" }, span(event, duration_s) || "no time"),

@@ -46,10 +46,12 @@ export function span(event, duration_s) {
 
 export const percent = (share) => `${Math.round(share * 100)} %`;
 
-/** What stands in the confidences of an event, in words: "start 92 %, end 81 %". */
-function sureness(event) {
-  const known = Object.entries(event.confidence ?? {}).filter(([, share]) => typeof share === "number");
-  return known.map(([name, share]) => `${name} ${percent(share)}`).join(", ");
+/** [name, share] for each confidence that an event has; a point has one time, so its start and end are one. */
+export function confidences(event) {
+  const point = event.start_s !== null && event.start_s === event.end_s;
+  return Object.entries(event.confidence ?? {})
+    .filter(([name, share]) => Number.isFinite(share) && !(point && name === "end"))
+    .map(([name, share]) => [point && name === "start" ? "time" : name, share]);
 }
 
 /** "score 4.5", or "" where there is none. */
@@ -58,6 +60,6 @@ export const scoresOf = (event) =>
 
 /** One line about an event: for a tooltip, and for those who hear the page. */
 export function describe(event, duration_s) {
-  const sure = sureness(event) && `confidence: ${sureness(event)}`;
-  return [span(event, duration_s), event.text, scoresOf(event), sure].filter(Boolean).join(" · ");
+  const sure = confidences(event).map(([name, share]) => `${name} ${percent(share)}`).join(", ");
+  return [span(event, duration_s), event.text, scoresOf(event), sure && `confidence: ${sure}`].filter(Boolean).join(" · ");
 }
