@@ -60,7 +60,7 @@ export class Timeline {
     });
     const gap_s = tickGap(this.duration_s);
     for (let i = 0; i * gap_s <= this.duration_s; i++) {
-      const late = i * gap_s > this.duration_s * 0.94;
+      const late = i * gap_s > this.duration_s * 0.9;
       const label = clock(i * gap_s, this.duration_s, gap_s < 1 ? 1 : 0);
       ruler.append(element("span", { class: late ? "tick late" : "tick", style: { left: this.place(i * gap_s) } }, label));
     }
