@@ -37,7 +37,11 @@ setup(
     python_requires=NEEDS["PYTHON"],
     packages=packages,
     package_dir=package_dir,
-    package_data={"": ["*.yaml", "*.html", "*.css", "*.js"], "timeexpert.configs": ["**/*.yaml"]},
+    package_data={
+        "": ["*.yaml", "*.html", "*.css", "*.js"],
+        "timeexpert.configs": ["**/*.yaml"],
+        "timeexpert.serving": ["page/*"],
+    },
     install_requires=NEEDS["REQUIRED"],
     extras_require=NEEDS["EXTRAS"],
     entry_points={"console_scripts": ["timeexpert=timeexpert.cli:main"]},
