@@ -1,0 +1,55 @@
+"""Keys and values of answers that are written side by side, each in memory of its own.
+
+Every row attends to its own tokens alone, without padding, so that its numbers do not depend on the other rows.
+R rows, S tokens of one row so far, H heads, C head dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class RowCache:
+    """Per layer the keys and values (1, H, S, C) of one row, in room for ``room`` tokens."""
+
+    def __init__(self, keys: Sequence[Tensor], values: Sequence[Tensor], room: int) -> None:
+        self.length = keys[0].shape[2]
+        self.room = max(room, self.length)
+        self.keys = [self._roomy(key) for key in keys]
+        self.values = [self._roomy(value) for value in values]
+
+    def _roomy(self, kept: Tensor) -> Tensor:
+        out = kept.new_zeros(*kept.shape[:2], self.room, kept.shape[3])
+        out[:, :, : self.length] = kept
+        return out
+
+
+class StepCache:
+    """The rows of one step. ``rows`` may be fewer than the rows of the step: the others attend to nothing."""
+
+    def __init__(self, rows: Sequence[RowCache]) -> None:
+        self.rows = rows
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """query (R, H, 1, C), key and value (R, H or fewer, 1, C): what each row's new token reads, (R, H, 1, C).
+
+        The new keys and values are kept; :meth:`advance` makes them part of the rows once all layers have theirs.
+        """
+        out = torch.zeros_like(query)
+        grouped = key.shape[1] != query.shape[1]
+        for i, row in enumerate(self.rows):
+            now = row.length
+            row.keys[layer][:, :, now] = key[i, :, 0]
+            row.values[layer][:, :, now] = value[i, :, 0]
+            keys, values = row.keys[layer][:, :, : now + 1], row.values[layer][:, :, : now + 1]
+            out[i] = F.scaled_dot_product_attention(query[i : i + 1], keys, values, scale=scale, enable_gqa=grouped)[0]
+        return out
+
+    def advance(self) -> None:
+        """One token more in every row."""
+        for row in self.rows:
+            row.length += 1
