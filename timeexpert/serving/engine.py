@@ -151,6 +151,12 @@ class Engine:
                 self._threads.submit(self._decode, job)
 
     def _decode(self, job: _Job) -> None:
+        with self._changed:
+            if all(one.ticket.cancelled for one in self._decoding[job.key]):
+                waiting = self._decoding.pop(job.key)
+                for one in waiting:
+                    self._close(one.ticket, _gave_up())
+                return
         outcome: DecodedVideo | Exception
         decoder, began = self._free.get(), time.monotonic()
         try:
