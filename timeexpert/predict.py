@@ -246,7 +246,7 @@ class Predictor:
 
     @torch.inference_mode()
     def encode_visual(self, visual: Tensor, times_s: Sequence[float] | np.ndarray) -> EncodedVideo:
-        """:meth:`encode` from the frames' visual tokens and times. Raises ``UserError`` for a time outside the format."""
+        """:meth:`encode` from visual tokens and frame times. Raises ``UserError`` for a time outside the format."""
         ids = [*self.text.prompt("")[0], *frame_ids(self.codec, self.shown_s(times_s), visual.shape[1])]
         return encode_video(self.model, ids, visual)
 

@@ -173,7 +173,7 @@ def test_expert_use_counts_the_tokens_of_the_answer(running: Engine, tiny: Predi
     assert np.shape(use["layers"]) == (layers, slots)
     assert {len(use["tokens"][name]) for name in ("text", "time", "score")} == {slots}
     assert all(0 <= share <= 1 for row in use["layers"] for share in row)
-    assert min(sum(row) for row in use["layers"]) >= 1  # fallback top1: no token without an expert
+    assert min(sum(row) for row in use["layers"]) >= 0.999  # fallback top1: no token without an expert
 
 
 def test_a_full_queue_is_busy_and_drains(

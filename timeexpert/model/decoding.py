@@ -52,8 +52,8 @@ class EncodedVideo:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the keys and values."""
-        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+        """Bytes of its tensors."""
+        return sum(tensor.nbytes for tensor in (*self.keys, *self.values, self.routed.mask, self.routed.fallback))
 
 
 @dataclass

@@ -39,15 +39,17 @@ class StepCache:
 
         The new keys and values are kept; :meth:`advance` makes them part of the rows once all layers have theirs.
         """
-        out = torch.zeros_like(query)
         grouped = key.shape[1] != query.shape[1]
-        for i, row in enumerate(self.rows):
+        out = [torch.zeros_like(query[len(self.rows) :])]  # of the empty rows, which come last
+        parts = zip(self.rows, query.split(1), key.split(1), value.split(1), strict=False)
+        for place, (row, query_1, key_1, value_1) in enumerate(parts):
             now = row.length
-            row.keys[layer][:, :, now] = key[i, :, 0]
-            row.values[layer][:, :, now] = value[i, :, 0]
-            keys, values = row.keys[layer][:, :, : now + 1], row.values[layer][:, :, : now + 1]
-            out[i] = F.scaled_dot_product_attention(query[i : i + 1], keys, values, scale=scale, enable_gqa=grouped)[0]
-        return out
+            row.keys[layer].narrow(2, now, 1).copy_(key_1)
+            row.values[layer].narrow(2, now, 1).copy_(value_1)
+            keys, values = row.keys[layer].narrow(2, 0, now + 1), row.values[layer].narrow(2, 0, now + 1)
+            attended = F.scaled_dot_product_attention(query_1, keys, values, scale=scale, enable_gqa=grouped)
+            out.insert(place, attended)
+        return torch.cat(out)
 
     def advance(self) -> None:
         """One token more in every row."""
