@@ -87,16 +87,17 @@ def one_by_one(predictor: Predictor, asked: list[Asked]) -> tuple[float, list[Pr
     return time.perf_counter() - began, answers
 
 
-def side_by_side(
-    predictor: Predictor, asked: list[Asked]
-) -> tuple[float, list[Prediction], list[float], dict[str, Any]]:
-    """Seconds, the answers, seconds of each, and the engine's counts; the engine is new, its processes are started."""
+def side_by_side(predictor: Predictor, asked: list[Asked]) -> tuple[float, list[Prediction], list[float], Counter[int]]:
+    """Seconds, the answers, seconds of each, and steps by their rows; the engine is new, its processes are started."""
     with Engine(predictor, "bench") as engine:
         warm_up(engine, asked[0])
+        before = Counter(engine.stats()["batch_sizes"])
         began = time.perf_counter()
         with ThreadPoolExecutor(CLIENTS) as clients:
             told = list(clients.map(lambda a: timed(engine, a), asked))
-        return time.perf_counter() - began, [t[0] for t in told], [t[1] for t in told], engine.stats()
+        seconds = time.perf_counter() - began
+        rows = Counter(engine.stats()["batch_sizes"]) - before
+        return seconds, [t[0] for t in told], [t[1] for t in told], rows
 
 
 def warm_up(engine: Engine, asked: Asked) -> None:
@@ -124,10 +125,10 @@ def throughput(predictor: Predictor, asked: list[Asked], repeats: int) -> dict[s
     for _ in range(repeats):
         seconds, expected = one_by_one(predictor, asked)
         alone_s.append(seconds)
-        seconds, answers, waits, stats = side_by_side(predictor, asked)
+        seconds, answers, waits, steps = side_by_side(predictor, asked)
         engine_s.append(seconds)
         waits_s += waits
-        rows.update(stats["batch_sizes"])
+        rows.update(steps)
         equal = equal and answers == expected
     alone, engine = statistics.median(alone_s), statistics.median(engine_s)
     return {

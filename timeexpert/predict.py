@@ -318,7 +318,7 @@ class Predictor:
         for video, prompt, *task in questions:
             if video not in clips:
                 clips[video] = self.clip(video)
-            requests.append(Request(clips[video], prompt, *task))
+            requests.append(Request(clips[video], prompt, task[0] if task else None))
         with self._asking:
             return [prediction.events for prediction in self.answer(requests)]
 

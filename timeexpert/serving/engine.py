@@ -11,7 +11,7 @@ import math
 import queue
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -69,7 +69,7 @@ class Engine:
         self._draining = self._stopping = False
         self._counts: Counter[str] = Counter()
         self._rows: Counter[int] = Counter()
-        self._seconds: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
 
     def __enter__(self) -> Self:
         for decoder in self._decoders:
@@ -283,7 +283,8 @@ class Engine:
             self._open.remove(ticket)
             if isinstance(outcome, Reply):
                 self._counts["answered"] += 1
-                self._seconds.update({name.removesuffix("_s"): spent for name, spent in outcome.timings.items()})
+                for name, spent_s in outcome.timings.items():
+                    self._seconds[name.removesuffix("_s")] += spent_s
             else:
                 self._counts["cancelled" if ticket.cancelled else "failed"] += 1
             self._changed.notify_all()

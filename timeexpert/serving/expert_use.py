@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,5 +31,5 @@ def expert_use(answer: Writing) -> dict[str, Any]:
     return {"layers": layers, "tokens": streams}
 
 
-def _rounded(shares: Tensor) -> Sequence[float]:
+def _rounded(shares: Tensor) -> list[float]:
     return [round(float(share), 4) for share in shares]
