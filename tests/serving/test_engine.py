@@ -41,7 +41,7 @@ def tiny() -> Predictor:
 def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Video]:
     """Three generated videos."""
     folder = tmp_path_factory.mktemp("videos")
-    config = SynthConfig(videos=3, seed=21, max_duration_s=14.0, min_event_s=3.0, max_event_s=5.0)
+    config = SynthConfig(videos=3, seed=21, max_duration_s=24.0, min_event_s=6.0, max_event_s=8.0)
     found = []
     for i in range(3):
         path = folder / f"{i}.mp4"
