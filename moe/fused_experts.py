@@ -25,6 +25,10 @@ GROUP_ROWS = 4096  # of the experts that are computed together, if one alone has
 # In bf16 oneDNN compiles code for every new shape, which took twice as long as the product itself (200 rows, 512 by
 # 512, AMD EPYC, torch 2.13), and at every step an expert gets another number of rows: padding keeps shapes few.
 PADDING = {torch.bfloat16: 16, torch.float16: 16}
+# A step of generation has few tokens. Each expert's rows are then filled up to their number, so that the products have
+# the same shapes whoever routes where: a product of another shape is rounded otherwise, and answers that are generated
+# side by side would depend on each other.
+FEW_TOKENS = 8
 # flags of torch.cpu.get_capabilities(), one of which a CPU needs to multiply this type faster than float32
 FLAGS = {torch.bfloat16: ("avx512_bf16", "amx_bf16"), torch.float16: ("avx512_fp16", "amx_fp16")}
 
@@ -73,7 +77,9 @@ class _FusedExperts(torch.autograd.Function):
         keep: bool,
     ) -> Tensor:
         width, kind = down_EFD.shape[1], product_type(x_TD)
-        token_R, weight_R, place_P, groups = arrange(token_P, weight_P, counts, row_multiple(x_TD.device, kind))
+        few = not keep and len(x_TD) <= FEW_TOKENS
+        multiple = len(x_TD) if few else row_multiple(x_TD.device, kind)
+        token_R, weight_R, place_P, groups = arrange(token_P, weight_P, counts, multiple)
         room = max((len(group) for group in groups), default=0)
         # gate and up of all rows are kept for the backward pass; without one, those of a group at a time
         gate_up_R2F = x_TD.new_empty(len(token_R) if keep else room, 2 * width, dtype=kind)

@@ -92,24 +92,29 @@ def test_a_batch_gives_the_answers_of_its_questions_one_by_one(predictor: Predic
 def test_noise_replaces_frames_and_nothing_else(
     predictor: Predictor, video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
-    generate = type(predictor.model).generate
+    seen: list[tuple[np.ndarray, list[int]]] = []
+    encode, begin = Predictor.encode, Predictor.begin
 
-    def watch(self: object, input_ids: torch.Tensor, **kwargs: object) -> object:
-        seen.append({"input_ids": input_ids, **kwargs})
-        return generate(self, input_ids, **kwargs)
+    def watch_frames(self: Predictor, clip: Clip) -> object:
+        seen.append((clip.frames, []))
+        return encode(self, clip)
 
-    monkeypatch.setattr(type(predictor.model), "generate", watch)
+    def watch_prompt(self: Predictor, request: Request, *args: object) -> object:
+        writing = begin(self, request, *args)  # type: ignore[arg-type]
+        seen[-1][1].extend(writing.prompt_ids)
+        return writing
+
+    monkeypatch.setattr(Predictor, "encode", watch_frames)
+    monkeypatch.setattr(Predictor, "begin", watch_prompt)
     request = Request(predictor.clip(video), "When?", "moment_retrieval")
     predictor.answer([request])
     predictor.answer([request], noise_seed=5)
     predictor.answer([request], noise_seed=5)
-    plain, noise, again = seen
-    assert not plain["pixel_values"].equal(noise["pixel_values"])
-    assert noise["pixel_values"].equal(again["pixel_values"])
-    assert noise["pixel_values"].shape == plain["pixel_values"].shape and noise["pixel_values"].dtype == torch.uint8
-    for name in ("input_ids", "attention_mask"):
-        assert plain[name].equal(noise[name])
+    (plain, prompt), (noise, noise_prompt), (again, _) = seen
+    assert np.array_equal(plain, request.clip.frames) and not np.array_equal(plain, noise)
+    assert np.array_equal(noise, again)
+    assert noise.shape == plain.shape and noise.dtype == np.uint8
+    assert prompt == noise_prompt == predictor.prompt_ids(request)[0]
 
 
 @pytest.mark.parametrize("seed", range(3))

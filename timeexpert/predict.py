@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
-from collections.abc import Sequence
+import threading
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from timeexpert.checkpoint import TRAINER_STATE, CheckpointError, load_weights, verify
@@ -21,9 +25,13 @@ from timeexpert.data.frames import FrameReader, Source
 from timeexpert.data.media import is_features
 from timeexpert.data.video import Video
 from timeexpert.errors import UserError
-from timeexpert.model import EventGrammarProcessor, TimeExpert, TimeExpertConfig
+from timeexpert.model import TimeExpert, TimeExpertConfig
+from timeexpert.model.confidence import Confidence, event_confidences
+from timeexpert.model.decoding import STEP_ROWS, EncodedVideo, Writing, begin, encode_video, step
+from timeexpert.model.generation import plain_text
 from timeexpert.model.vision import tower_identity
 from timeexpert.tokenization import EventCodec, EventGrammar, EventSequence, GrammarLimits, Problem, interleave
+from timeexpert.tokenization.interleave import frame_ids
 from timeexpert.tokenization.text import TextTokenizer, load_text
 
 INFERENCE = "inference.json"
@@ -73,18 +81,21 @@ class Clip:
 
 @dataclass(frozen=True)
 class Request:
-    """One question about one clip. ``task`` narrows the grammar (see ``TASK_LIMITS``)."""
+    """One question about one clip. ``task`` narrows the grammar (see ``TASK_LIMITS``); ``max_tokens`` is an upper limit
+    of the answer within the model's own."""
 
     clip: Clip
     prompt: str
     task: str | None = None
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True)
 class Prediction:
     """The answer: events, what did not parse, which frame times the model saw, and how many tokens it took
     (visual and frame-time tokens are the prompt's, the end of sequence is the completion's). ``text`` is the answer
-    as it was written (:meth:`EventCodec.transcript`)."""
+    as it was written (:meth:`EventCodec.transcript`). ``confidences``: one per event, see
+    :func:`timeexpert.model.confidence.event_confidences`."""
 
     events: EventSequence
     problems: list[Problem] = field(default_factory=list)
@@ -93,6 +104,7 @@ class Prediction:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     text: str = ""
+    confidences: list[Confidence] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """JSON object; times in seconds."""
@@ -156,9 +168,11 @@ class Predictor:
         formats = model.config
         self.codec = EventCodec(text, formats.time_format, formats.score_format)
         self.reader = reader or FrameReader(formats.vision_config.image_size)
+        self.plain = plain_text(self.codec.ids, text.special_ids)
+        self._asking = threading.Lock()
 
     @classmethod
-    def load(cls, path: str | Path, *, device: str = "auto") -> Predictor:
+    def from_pretrained(cls, path: str | Path, *, device: str = "auto") -> Predictor:
         """From a run folder or a model folder. Raises :class:`CheckpointError` where something is damaged."""
         place = pick_device(device)
         folder = resolve_model(path)
@@ -166,6 +180,13 @@ class Predictor:
         config = InferenceConfig.read(folder)
         model = load_model(folder)
         return cls(model.to(place).eval(), load_text(str(folder)), config)
+
+    load = from_pretrained
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
 
     def clip(self, source: Source, *, name: str | None = None, num_frames: int | None = None) -> Clip:
         """Uniformly sampled frames of a video file or of its bytes, or features of them from a file of ``data cache``.
@@ -212,13 +233,17 @@ class Predictor:
             times=times,
             scores=scores,
             max_events=1 if times == (0,) else self.config.max_events,
-            max_tokens=self.config.max_new_tokens,
+            max_tokens=min(request.max_tokens or self.config.max_new_tokens, self.config.max_new_tokens),
             max_time_s=request.clip.duration_s,
         )
 
+    def shown_s(self, times_s: Sequence[float] | np.ndarray) -> tuple[float, ...]:
+        """Frame times as the model reads them: rounded to what its digits can say."""
+        return tuple(float(self.codec.time_format.quantize(float(t))) for t in times_s)
+
     def prompt_ids(self, request: Request) -> tuple[list[int], tuple[float, ...]]:
         """Token ids up to where the answer begins, and the frame times as the model reads them."""
-        shown_s = tuple(float(self.codec.time_format.quantize(float(t))) for t in request.clip.times_s)
+        shown_s = self.shown_s(request.clip.times_s)
         ids = interleave(
             self.codec,
             self.text,
@@ -228,51 +253,106 @@ class Predictor:
         )
         return ids, shown_s
 
+    def encode(self, clip: Clip) -> EncodedVideo:
+        """What the decoder keeps of a video, whatever is asked about it; for :meth:`begin`."""
+        return self.encode_visual(self.visual_tokens(clip.frames), clip.times_s)
+
     @torch.inference_mode()
+    def visual_tokens(self, frames: Frames) -> Tensor:
+        """Frames, or features of them, through tower and compressor: (n, tokens per frame, D)."""
+        return self.model.frame_encoder(join_frames([frames]).to(self.device))
+
+    @torch.inference_mode()
+    def encode_visual(self, visual: Tensor, times_s: Sequence[float] | np.ndarray) -> EncodedVideo:
+        """:meth:`encode` from visual tokens and frame times. Raises ``UserError`` for a time outside the format."""
+        ids = [*self.text.prompt("")[0], *frame_ids(self.codec, self.shown_s(times_s), visual.shape[1])]
+        return encode_video(self.model, ids, visual)
+
+    @torch.inference_mode()
+    def begin(self, request: Request, video: EncodedVideo, *, record: bool = False) -> Writing:
+        """The first token of an answer. ``record`` keeps who computes each token."""
+        question = self.text.prompt(request.prompt)[1]
+        grammar = EventGrammar(self.codec, self.limits(request))
+        return begin(self.model, video, question, grammar, self.plain, record=record)
+
+    @torch.inference_mode()
+    def step(self, answers: Sequence[Writing]) -> None:
+        """One token more of each of up to ``STEP_ROWS`` answers that are not done."""
+        step(self.model, answers, self.plain)
+
+    def prediction(self, request: Request, answer: Writing) -> Prediction:
+        """What a finished answer says."""
+        events, problems = self.codec.decode(answer.tokens)
+        shown_s, duration_s = self.shown_s(request.clip.times_s), request.clip.duration_s
+        confidences = event_confidences(self.codec, answer.tokens, answer.logprobs)
+        counts = len(answer.prompt_ids), len(answer.tokens)
+        said = self.codec.transcript(answer.tokens)
+        return Prediction(events, problems, shown_s, duration_s, *counts, said, confidences)
+
     def answer(self, requests: Sequence[Request], *, noise_seed: int | None = None) -> list[Prediction]:
-        """Answers of a batch, in order. ``noise_seed`` replaces every frame by noise: the control that shows
-        what the model knows without looking."""
-        if not requests:
-            return []
+        """Answers of a batch, in order, each as if it were asked alone. Requests with the same clip share its encoding.
+
+        ``noise_seed`` replaces every frame by noise: the control that shows what the model knows without looking.
+        """
         self.model.eval()
-        device = next(self.model.parameters()).device
-        built = [self.prompt_ids(request) for request in requests]
-        longest = max(len(ids) for ids, _ in built)
-        input_ids = torch.full((len(built), longest), self.text.pad_id)
-        mask = torch.zeros(input_ids.shape, dtype=torch.long)
-        for i, (ids, _) in enumerate(built):
-            input_ids[i, longest - len(ids) :] = torch.tensor(ids)
-            mask[i, longest - len(ids) :] = 1
-        shown = [request.clip.frames for request in requests]
-        if noise_seed is not None:
-            shown = [_noise(request, noise_seed, self.reader.size) for request in requests]
-        frames = join_frames(shown)
-        grammars = [EventGrammar(self.codec, self.limits(request)) for request in requests]
-        out = self.model.generate(
-            input_ids.to(device),
-            pixel_values=frames.to(device),
-            attention_mask=mask.to(device),
-            max_new_tokens=self.config.max_new_tokens,
-            do_sample=False,
-            logits_processor=[EventGrammarProcessor(grammars, longest, self.text.special_ids)],
-            pad_token_id=self.text.pad_id,
-            eos_token_id=self.text.eos_id,
-        )
-        predictions = []
-        for request, (asked, shown_s), ids in zip(requests, built, out[:, longest:].tolist(), strict=True):
-            events, problems = self.codec.decode(ids)
-            tokens = ids.index(self.text.eos_id) + 1 if self.text.eos_id in ids else len(ids)
-            said = self.codec.transcript(ids)
-            predictions.append(Prediction(events, problems, shown_s, request.clip.duration_s, len(asked), tokens, said))
-        return predictions
+        if noise_seed is not None and requests:
+            requests = [_with_noise(request, noise_seed, self.reader.size) for request in requests]
+        left = Counter(id(request.clip) for request in requests)
+        encoded: dict[int, EncodedVideo] = {}
+        predictions: dict[int, Prediction] = {}
+        waiting = deque(enumerate(requests))
+        active: dict[int, Writing] = {}
+        while waiting or active:
+            while waiting and len(active) < STEP_ROWS:
+                i, request = waiting.popleft()
+                clip = id(request.clip)
+                if clip not in encoded:
+                    encoded[clip] = self.encode(request.clip)
+                active[i] = self.begin(request, encoded[clip])
+                left[clip] -= 1
+                if not left[clip]:
+                    del encoded[clip]
+            self.step(list(active.values()))
+            for i in [i for i, answer in active.items() if answer.done]:
+                predictions[i] = self.prediction(requests[i], active.pop(i))
+        return [predictions[i] for i in range(len(requests))]
+
+    def events(self, video: Source, prompt: str, task: str | None = None) -> EventSequence:
+        """The events of one video for one prompt. ``video``: a file, or its bytes.
+
+        ``task`` narrows the answer to one form (see ``TASK_LIMITS``). Raises ``UserError`` for a video that cannot be
+        read and for a prompt that the vocabulary cannot write.
+        """
+        return self.events_batch([(video, prompt, task)])[0]
+
+    def events_batch(
+        self, questions: Iterable[tuple[Source, str] | tuple[Source, str, str | None]]
+    ) -> list[EventSequence]:
+        """One result per (video, prompt) or (video, prompt, task), in order; equal to :meth:`events` of each.
+
+        A video that comes more than once is read and encoded once. Raises as :meth:`events`, for the first that fails.
+        """
+        clips: dict[Source, Clip] = {}
+        requests = []
+        for video, prompt, *task in questions:
+            if video not in clips:
+                clips[video] = self.clip(video)
+            requests.append(Request(clips[video], prompt, task[0] if task else None))
+        with self._asking:
+            return [prediction.events for prediction in self.answer(requests)]
+
+    async def events_async(self, video: Source, prompt: str, task: str | None = None) -> EventSequence:
+        """:meth:`events` in a thread, so that an event loop goes on. Calls take turns at the model."""
+        return await asyncio.to_thread(self.events, video, prompt, task)
 
     def with_config(self, **changes: Any) -> Predictor:
         """The same model asked differently, for example with another ``num_frames``."""
         return Predictor(self.model, self.text, replace(self.config, **changes), reader=self.reader)
 
 
-def _noise(request: Request, seed: int, size: int) -> np.ndarray:
-    """Pixels of noise, also where features were read. They follow from the question alone, not from its batch."""
+def _with_noise(request: Request, seed: int, size: int) -> Request:
+    """The same question about pixels of noise, also where features were read. They follow from the question alone."""
     asked = hashlib.sha256(request.prompt.encode("utf-8", "replace") + request.clip.times_s.tobytes()).digest()
     rng = np.random.default_rng([seed, int.from_bytes(asked[:8], "big")])
-    return rng.integers(0, 256, (len(request.clip.times_s), size, size, 3), dtype=np.uint8)
+    noise = rng.integers(0, 256, (len(request.clip.times_s), size, size, 3), dtype=np.uint8)
+    return replace(request, clip=replace(request.clip, frames=noise))

@@ -8,13 +8,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from timeexpert.predict import Prediction, Predictor, Request
+from timeexpert.model.decoding import Writing
+from timeexpert.predict import Predictor, Request
 from timeexpert.serving.api import readable
 from timeexpert.tokenization import Event
 
@@ -95,22 +96,19 @@ def test_requests_at_the_same_time_get_their_own_answers(client: Client, predict
     assert [reply.body["choices"][0]["message"]["events"] for reply in replies] == expected
 
 
-def test_the_model_answers_one_at_a_time(client: Client, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, inside, most = Predictor.answer, 0, 0
+def test_one_thread_asks_the_model(client: Client, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, threads, sizes = Predictor.step, set(), []
 
-    def answer(self: Predictor, requests: list[Request]) -> list[Prediction]:
-        nonlocal inside, most
-        inside += 1
-        most = max(most, inside)
-        time.sleep(0.05)  # long enough for the other to come in, if it could
-        inside -= 1
-        return asked(self, requests)
+    def watch(self: Predictor, answers: list[Writing]) -> None:
+        threads.add(threading.get_ident())
+        sizes.append(len(answers))
+        step(self, answers)
 
-    monkeypatch.setattr(Predictor, "answer", answer)
+    monkeypatch.setattr(Predictor, "step", watch)
     body = question(data_url(video.read_bytes()))
     with ThreadPoolExecutor(3) as pool:
         assert [reply.status for reply in pool.map(client.ask, [body] * 3)] == [200] * 3
-    assert most == 1
+    assert len(threads) == 1 and sizes
 
 
 def test_models_and_health(client: Client) -> None:

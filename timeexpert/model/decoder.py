@@ -7,9 +7,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AriaTextConfig, Cache
 from transformers.masking_utils import create_causal_mask
-from transformers.models.aria.modeling_aria import AriaTextAttention, AriaTextRMSNorm, AriaTextRotaryEmbedding
+from transformers.models.aria.modeling_aria import (
+    AriaTextAttention,
+    AriaTextRMSNorm,
+    AriaTextRotaryEmbedding,
+    apply_rotary_pos_emb,
+)
 
 from timeexpert.moe import MoEConfig, MoELayer, Routing
+
+from .row_cache import StepCache
 
 
 class MoEDecoderLayer(nn.Module):
@@ -28,19 +35,33 @@ class MoEDecoderLayer(nn.Module):
         types: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         mask: Tensor | None,
-        cache: Cache | None,
+        cache: Cache | StepCache | None,
         roles: Tensor | None,
     ) -> tuple[Tensor, Routing]:
         """x (B, S, D), types (B, S) int64 -> (B, S, D) and the layer's routing."""
-        attended, _ = self.self_attn(
-            hidden_states=self.input_layernorm(x),
-            attention_mask=mask,
-            past_key_values=cache,
-            position_embeddings=position_embeddings,
-        )
+        if isinstance(cache, StepCache):
+            attended = self._attend_in_rows(self.input_layernorm(x), position_embeddings, cache)
+        else:
+            attended, _ = self.self_attn(
+                hidden_states=self.input_layernorm(x),
+                attention_mask=mask,
+                past_key_values=cache,
+                position_embeddings=position_embeddings,
+            )
         x = x + attended
         y, routing = self.moe(self.post_attention_layernorm(x), types, roles)
         return x + y, routing
+
+    def _attend_in_rows(self, x: Tensor, rotary: tuple[Tensor, Tensor], cache: StepCache) -> Tensor:
+        """x (R, 1, D): one new token of each row, which sees its own row alone."""
+        attention = self.self_attn
+        shape = (*x.shape[:2], -1, attention.head_dim)
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        query, key, value = (projection(x).view(shape).transpose(1, 2) for projection in projections)
+        query, key = apply_rotary_pos_emb(query, key, *rotary)
+        out = cache.attend(attention.layer_idx, query, key, value, attention.scaling)
+        attended: Tensor = attention.o_proj(out.transpose(1, 2).reshape(*x.shape[:2], -1))
+        return attended
 
 
 class MoEDecoder(nn.Module):
@@ -62,15 +83,17 @@ class MoEDecoder(nn.Module):
         types: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        cache: Cache | None = None,
+        cache: Cache | StepCache | None = None,
         roles: Tensor | None = None,
     ) -> tuple[Tensor, list[Routing]]:
         """embeds (B, S, D), types (B, S) -> hidden (B, S, D), routings.
 
         ``attention_mask``: (B, past + S) true where there is a token, or (B, 1, S, S) true where one token may
         see another (several questions packed behind one video). ``roles`` (B, S): see ``timeexpert.moe.TokenRole``.
+        With a :class:`StepCache` S is 1, ``position_ids`` (B, 1) are given and there is no mask.
         """
         if position_ids is None:
+            assert not isinstance(cache, StepCache)
             past = cache.get_seq_length() if cache is not None else 0
             position_ids = (torch.arange(embeds.shape[1], device=embeds.device) + past)[None]
         mask = attention_mask
@@ -80,7 +103,7 @@ class MoEDecoder(nn.Module):
                 raise ValueError(f"{attention} takes no mask of questions packed behind one video; use attention sdpa.")
             if attention == "eager":  # adds the mask to the scores
                 mask = torch.zeros_like(mask, dtype=embeds.dtype).masked_fill(~mask, torch.finfo(embeds.dtype).min)
-        else:
+        elif not isinstance(cache, StepCache):
             mask = create_causal_mask(
                 config=self.config,
                 inputs_embeds=embeds,

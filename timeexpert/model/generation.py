@@ -8,7 +8,26 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from timeexpert.tokenization import EventGrammar
+from timeexpert.tokenization import EventGrammar, IdSpace
+from timeexpert.tokenization.grammar import Allowed
+
+
+def plain_text(ids: IdSpace, special_ids: frozenset[int]) -> Tensor:
+    """(output_size,) bool: the text pieces that may stand inside an event's text."""
+    plain = torch.zeros(ids.output_size, dtype=torch.bool)
+    plain[: ids.text_size] = True
+    plain[list(special_ids)] = False
+    return plain
+
+
+def allowed_tokens(rules: Sequence[Allowed], plain: Tensor) -> Tensor:
+    """(len(rules), output_size) bool: the tokens that each rule allows; ``plain`` is :func:`plain_text`."""
+    allowed = torch.zeros(len(rules), len(plain), dtype=torch.bool)
+    for row, rule in zip(allowed, rules, strict=True):
+        if rule.text:
+            row |= plain
+        row[list(rule.ids)] = True
+    return allowed
 
 
 class EventGrammarProcessor(LogitsProcessor):
@@ -24,19 +43,11 @@ class EventGrammarProcessor(LogitsProcessor):
     ) -> None:
         self.grammars = [grammars] if isinstance(grammars, EventGrammar) else list(grammars)
         self.prompt_length = prompt_length
-        ids = self.grammars[0].codec.ids
-        plain = torch.zeros(ids.output_size, dtype=torch.bool)
-        plain[: ids.text_size] = True
-        plain[list(special_ids)] = False
-        self.plain = plain
+        self.plain = plain_text(self.grammars[0].codec.ids, special_ids)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """input_ids (B, S), scores (B, output_size) -> scores with -inf where a token may not come."""
-        allowed = torch.zeros(scores.shape, dtype=torch.bool)
         beams = len(input_ids) // len(self.grammars)
-        for row, tokens in enumerate(input_ids[:, self.prompt_length :].tolist()):
-            rule = self.grammars[row // beams].allowed(tokens)
-            if rule.text:
-                allowed[row] = self.plain
-            allowed[row, list(rule.ids)] = True
-        return scores.masked_fill(~allowed.to(scores.device), float("-inf"))
+        answers = enumerate(input_ids[:, self.prompt_length :].tolist())
+        rules = [self.grammars[row // beams].allowed(tokens) for row, tokens in answers]
+        return scores.masked_fill(~allowed_tokens(rules, self.plain).to(scores.device), float("-inf"))

@@ -112,16 +112,21 @@ class TimeExpert(PreTrainedModel, GenerationMixin):
 
     def embed(self, input_ids: Tensor, pixel_values: Tensor | None) -> Tensor:
         """Token embeddings with each frame's visual tokens in place of its placeholders: (B, S, D)."""
-        embeds = self.embedding(input_ids)
         if pixel_values is None or pixel_values.shape[0] == 0:
+            embeds: Tensor = self.embedding(input_ids)
             return embeds
-        visual = self.frame_encoder(pixel_values)
+        return self.embed_visual(input_ids, self.frame_encoder(pixel_values))
+
+    def embed_visual(self, input_ids: Tensor, visual: Tensor) -> Tensor:
+        """Token embeddings with ``visual`` (frames, tokens per frame, D) in place of the placeholders: (B, S, D)."""
+        embeds = self.embedding(input_ids)
         holes = input_ids == self.ids.vision
         if int(holes.sum()) != visual.shape[0] * visual.shape[1]:
             raise ValueError(
                 f"{int(holes.sum())} vision placeholders for {visual.shape[0]} frames of {visual.shape[1]} tokens."
             )
-        return embeds.masked_scatter(holes[..., None], visual.to(embeds.dtype))
+        filled: Tensor = embeds.masked_scatter(holes[..., None], visual.to(embeds.dtype))
+        return filled
 
     def forward(
         self,

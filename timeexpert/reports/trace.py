@@ -6,18 +6,15 @@ depend on what was asked before; one pass over prompt and answer together gives 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from timeexpert.model import TimeExpert
-from timeexpert.moe import Routing
 from timeexpert.predict import Prediction, Predictor, Request
 from timeexpert.tokenization import EventCodec, TokenType
 
@@ -99,15 +96,6 @@ class ExpertTrace:
         }
 
 
-@dataclass
-class _Record:
-    """What passes through the model, call by call: token ids (S,), per layer masks (S, E) and fallbacks (S,)."""
-
-    ids: list[Tensor] = field(default_factory=list)
-    masks: dict[int, list[Tensor]] = field(default_factory=dict)
-    fallbacks: dict[int, list[Tensor]] = field(default_factory=dict)
-
-
 def trace(predictor: Predictor, request: Request) -> ExpertTrace:
     """Ask one question and note who computes each token. Raises :class:`ReportError` for a model of single experts."""
     model = predictor.model
@@ -117,15 +105,18 @@ def trace(predictor: Predictor, request: Request) -> ExpertTrace:
             "each layer of this model has one expert, which computes every token: there is nothing to trace. Give a "
             "model with more experts."
         )
-    with _recording(model) as record:
-        prediction = predictor.answer([request])[0]
-    ids = torch.cat(record.ids)
-    masks = [torch.cat(record.masks[layer]) for layer in range(len(active))]
-    fallbacks = [torch.cat(record.fallbacks[layer]) for layer in range(len(active))]
+    model.eval()
+    answer = predictor.begin(request, predictor.encode(request.clip), record=True)
+    while not answer.done:
+        predictor.step([answer])
+    prediction = predictor.prediction(request, answer)
+    assert answer.routed is not None
+    ids = torch.tensor([*answer.prompt_ids, *answer.tokens[:-1]])  # the last token is never read
+    masks = list(torch.cat([routed.mask for routed in answer.routed], 1))
+    fallbacks = list(torch.cat([routed.fallback for routed in answer.routed], 1))
     types = model.token_types(ids[None])[0]
     frames = _frames(prediction, types, torch.stack(masks, 1))
-    answer = slice(prediction.prompt_tokens, None)
-    written = words(predictor.codec, ids[answer].tolist())
+    written = words(predictor.codec, answer.tokens[:-1])
     tokens = [
         TokenTrace(
             text,
@@ -137,29 +128,6 @@ def trace(predictor: Predictor, request: Request) -> ExpertTrace:
         for place, (text, word) in enumerate(written, prediction.prompt_tokens)
     ]
     return ExpertTrace(request, prediction, model.config.moe_config.router, active, frames, tokens)
-
-
-@contextmanager
-def _recording(model: TimeExpert) -> Iterator[_Record]:
-    """Hooks on the model and on each layer's MoE that keep what one row brings, in order."""
-    record = _Record()
-
-    def note_ids(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        record.ids.append(kwargs["input_ids"][0].cpu())
-
-    handles = [model.register_forward_pre_hook(note_ids, with_kwargs=True)]
-    for place, layer in enumerate(model.decoder.layers):
-
-        def note(_: nn.Module, args: Any, output: tuple[Tensor, Routing], place: int = place) -> None:
-            record.masks.setdefault(place, []).append(output[1].mask_TE.cpu())
-            record.fallbacks.setdefault(place, []).append(output[1].fallback_T.cpu())
-
-        handles.append(layer.moe.register_forward_hook(note))  # type: ignore[union-attr]
-    try:
-        yield record
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _frames(prediction: Prediction, types: Tensor, mask_SLE: Tensor) -> list[FrameTrace]:

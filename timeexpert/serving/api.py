@@ -14,11 +14,11 @@ from typing import Any
 
 from timeexpert.data.records import SampleError, parse_json
 from timeexpert.predict import TASK_LIMITS
-from timeexpert.tokenization import Event
 
-from .engine import Question, Reply
+from .answer_text import readable
+from .engine import Question, Reply, Video
 from .limits import RequestError, ServingLimits
-from .media import video_source
+from .media import content_hash, video_source
 
 # The values of these settings that a greedy decoder with one answer honours.
 ONLY: dict[str, float] = {"n": 1, "temperature": 0, "presence_penalty": 0, "frequency_penalty": 0}
@@ -65,7 +65,10 @@ def read_question(body: dict[str, Any], model: str, allowed_folder: Path | None,
         raise RequestError(f"{both} differ. Send one.")
     num_frames = _num_frames(body.get("media_io_kwargs"), limits)
     url, prompt = _content(body.get("messages"), limits)
-    return Question(video_source(url, allowed_folder), prompt, task, num_frames, max_tokens[0] if max_tokens else None)
+    source = video_source(url, allowed_folder)
+    return Question(
+        Video(source, content_hash(source)), prompt, task, num_frames, max_tokens[0] if max_tokens else None
+    )
 
 
 def _check_settings(body: dict[str, Any]) -> None:
@@ -168,14 +171,6 @@ def _near(name: Any, known: Any) -> str:
 def _show(value: Any) -> str:
     """A value for a message, short: it may be a whole video."""
     return _SHORT.repr(value)
-
-
-def readable(event: Event) -> str:
-    """One line: ``12.3 - 15.6 s: caption``, ``12.3 s (score 4.5)``, or the text alone where there is no time."""
-    times = f"{' - '.join(f'{t:.1f}' for t in event.times_s)} s" if event.times_s else ""
-    scores = f"(score {', '.join(f'{s:g}' for s in event.scores)})" if event.scores else ""
-    head, text = " ".join(filter(None, (times, scores))), " ".join(event.text.split())
-    return f"{head}: {text}" if head and text else head or text
 
 
 def completion(reply: Reply, model: str) -> dict[str, Any]:

@@ -42,6 +42,10 @@ class ServingLimits:
     max_connections: int = 64
     max_num_frames: int = 256
     max_prompt_chars: int = 16_000
+    max_queue: int = 64  # questions in the engine, those being answered included
+    decode_workers: int = 2
+    visual_cache_bytes: int = 256 * 2**20  # visual tokens of videos: 64 KiB for 16 frames of checkpoints/tiny
+    prefix_cache_bytes: int = 2**30  # what the decoder keeps of videos: 900 KiB for the same 16 frames
     header_timeout_s: float = 10.0
     body_timeout_s: float = 120.0
     write_timeout_s: float = 30.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import re
 import threading
 from dataclasses import dataclass
@@ -51,6 +52,17 @@ def video_source(url: str, allowed_folder: Path | None) -> bytes | Path:
             "data:video/mp4;base64,..."
         )
     raise RequestError(f"{NAME} ({url[:40]!r}) must begin with data:video/mp4;base64, or file://.")
+
+
+def content_hash(source: bytes | Path) -> str:
+    """SHA-256 of a video's bytes. Raises :class:`RequestError` where the file cannot be read."""
+    try:
+        if isinstance(source, bytes):
+            return hashlib.sha256(source).hexdigest()
+        with source.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:  # its text holds the path
+        raise RequestError(f"{NAME}: cannot be read.") from None
 
 
 def _data(url: str) -> bytes:

@@ -1,0 +1,80 @@
+"""Rows that are written side by side: the numbers of the plain forward pass, and the same bits in any company."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from timeexpert.model.decoding import STEP_ROWS, Writing
+from timeexpert.moe.fused_experts import FEW_TOKENS
+from timeexpert.predict import Clip, Predictor, Request
+
+TINY = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny"
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Predictor:
+    return Predictor.from_pretrained(TINY, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def requests() -> list[Request]:
+    """Questions of all lengths about noise of 1 to 8 frames."""
+    noise = np.random.default_rng(3)
+    found = []
+    for n in range(1, STEP_ROWS + 1):
+        clip = Clip(noise.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8), np.arange(n) * 1.5 + 0.1, n * 1.5 + 0.1)
+        found.append(Request(clip, "When? " * n, None, 30 + n))
+    return found
+
+
+def write(predictor: Predictor, requests: list[Request]) -> list[Writing]:
+    answers = [predictor.begin(request, predictor.encode(request.clip), record=True) for request in requests]
+    while left := [answer for answer in answers if not answer.done]:
+        predictor.step(left)
+    return answers
+
+
+def test_every_row_has_the_same_bits_in_any_company_and_any_place(tiny: Predictor, requests: list[Request]) -> None:
+    alone = [write(tiny, [request])[0] for request in requests]
+    together = write(tiny, requests)
+    backwards = write(tiny, requests[::-1])[::-1]
+    for one, other, third in zip(alone, together, backwards, strict=True):
+        assert one.tokens == other.tokens == third.tokens
+        assert one.logprobs == other.logprobs == third.logprobs
+        length = one.cache.length
+        for layer in range(len(one.cache.keys)):
+            keys = one.cache.keys[layer][:, :, :length]
+            assert keys.equal(other.cache.keys[layer][:, :, :length])
+            assert keys.equal(third.cache.keys[layer][:, :, :length])
+    assert len({tuple(answer.tokens) for answer in alone}) > 3  # the rows do not all say the same
+
+
+def test_steps_give_the_probabilities_of_one_pass_over_the_whole_row(tiny: Predictor, requests: list[Request]) -> None:
+    for request, answer in zip(requests, write(tiny, requests), strict=True):
+        ids = torch.tensor([[*answer.prompt_ids, *answer.tokens]])
+        pixels = torch.from_numpy(request.clip.frames).permute(0, 3, 1, 2).contiguous()
+        with torch.inference_mode():
+            logits = tiny.model(ids, pixels).logits[0, len(answer.prompt_ids) - 1 : -1]
+        for i, token in enumerate(answer.tokens):
+            rule = answer.grammar.allowed(answer.tokens[:i])
+            allowed = tiny.plain.clone() if rule.text else torch.zeros_like(tiny.plain)
+            allowed[list(rule.ids)] = True
+            expected = logits[i].masked_fill(~allowed, float("-inf")).log_softmax(-1)
+            assert float(expected[token]) == pytest.approx(answer.logprobs[i], abs=2e-4)
+
+
+def test_records_hold_every_token_that_was_read(tiny: Predictor, requests: list[Request]) -> None:
+    (answer,) = write(tiny, requests[2:3])
+    assert answer.routed is not None
+    mask = torch.cat([routed.mask for routed in answer.routed], 1)
+    slots = tiny.model.config.moe_config.slots
+    assert mask.shape == (len(tiny.model.gates), len(answer.prompt_ids) + len(answer.tokens) - 1, slots)
+    assert bool(mask.any(-1).all())  # fallback top1
+
+
+def test_a_step_is_small_enough_for_experts_of_one_shape() -> None:
+    assert STEP_ROWS <= FEW_TOKENS

@@ -1,0 +1,142 @@
+"""Answers written token by token, up to :data:`STEP_ROWS` side by side, each as if it were alone.
+
+A prompt is a video, then a question. The video's part is encoded once and shared by its questions; it and the question
+pass the decoder in a batch of one, without padding. Steps always have :data:`STEP_ROWS` rows, empty ones included, and
+each row attends to its own keys. So every matrix product has the same shape whoever is answered beside, and an
+answer is the same to the last bit. On a CPU tests hold this; on a GPU it depends on the kernels.
+
+R rows of a step, S tokens, L layers, E expert slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from timeexpert.moe import Routing
+from timeexpert.tokenization import EventGrammar
+
+from .generation import allowed_tokens
+from .row_cache import RowCache, StepCache
+from .timeexpert import TimeExpert
+
+STEP_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Routed:
+    """Who computed a run of tokens: ``mask`` (L, S, E) bool, and ``fallback`` (L, S) where no expert accepted one."""
+
+    mask: Tensor
+    fallback: Tensor
+
+    @classmethod
+    def of(cls, routings: Sequence[Routing], rows: slice = slice(None)) -> Routed:
+        """From the routings of all layers; ``rows`` picks tokens."""
+        mask = torch.stack([routing.mask_TE[rows] for routing in routings])
+        return cls(mask.cpu(), torch.stack([routing.fallback_T[rows] for routing in routings]).cpu())
+
+
+@dataclass(frozen=True)
+class EncodedVideo:
+    """A prompt up to its question: ids, and per layer the keys and values (1, H, S, C) that the decoder keeps of it."""
+
+    ids: tuple[int, ...]
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    routed: Routed
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        return sum(tensor.nbytes for tensor in (*self.keys, *self.values, self.routed.mask, self.routed.fallback))
+
+
+@dataclass
+class Writing:
+    """One answer in the making. ``logprobs``: of each token under the grammar, natural logarithm.
+
+    ``routed``: the prompt's tokens, then the answer's, one entry per pass through the decoder, if they are recorded.
+    The end of sequence is written and never read, so it has no entry.
+    """
+
+    grammar: EventGrammar
+    prompt_ids: list[int]
+    cache: RowCache
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    routed: list[Routed] | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether it is closed: by its end of sequence, or by its budget."""
+        budget = self.grammar.limits.max_tokens
+        ended = bool(self.tokens) and self.tokens[-1] == self.grammar.codec.text.eos_id
+        return ended or (budget is not None and len(self.tokens) >= budget)
+
+
+def encode_video(model: TimeExpert, ids: Sequence[int], visual: Tensor) -> EncodedVideo:
+    """``ids`` (S,) up to the question, ``visual`` (frames, tokens per frame, D) of the frame encoder."""
+    input_ids = torch.tensor([ids], device=visual.device)
+    cache = DynamicCache(config=model.config.text_config)
+    _, routings = model.decoder(model.embed_visual(input_ids, visual), model.token_types(input_ids), cache=cache)
+    keys, values = zip(*((layer.keys, layer.values) for layer in cache.layers), strict=True)
+    return EncodedVideo(tuple(ids), keys, values, Routed.of(routings))
+
+
+def begin(
+    model: TimeExpert,
+    video: EncodedVideo,
+    question: Sequence[int],
+    grammar: EventGrammar,
+    plain: Tensor,
+    *,
+    record: bool = False,
+) -> Writing:
+    """Read the question's ids and write the first token. ``grammar`` has a budget of tokens; ``plain`` is
+    :func:`timeexpert.model.generation.plain_text`."""
+    assert grammar.limits.max_tokens is not None
+    input_ids = torch.tensor([question], device=video.keys[0].device)
+    cache = DynamicCache(config=model.config.text_config)
+    for layer, (key, value) in enumerate(zip(video.keys, video.values, strict=True)):
+        cache.update(key, value, layer)
+    hidden, routings = model.decoder(model.embed(input_ids, None), model.token_types(input_ids), cache=cache)
+    keys, values = zip(*((layer.keys, layer.values) for layer in cache.layers), strict=True)
+    prompt = [*video.ids, *question]
+    answer = Writing(grammar, prompt, RowCache(keys, values, len(prompt) + grammar.limits.max_tokens))
+    if record:
+        answer.routed = [video.routed, Routed.of(routings)]
+    _write([answer], model.heads(hidden[:, -1]), plain)
+    return answer
+
+
+def step(model: TimeExpert, answers: Sequence[Writing], plain: Tensor) -> None:
+    """Write the next token of each of up to :data:`STEP_ROWS` answers that are not done."""
+    assert 0 < len(answers) <= STEP_ROWS and not any(answer.done for answer in answers)
+    empty = STEP_ROWS - len(answers)
+    device = answers[0].cache.keys[0].device
+    input_ids = torch.tensor([[answer.tokens[-1]] for answer in answers] + [[0]] * empty, device=device)
+    positions = torch.tensor([[answer.cache.length] for answer in answers] + [[0]] * empty, device=device)
+    cache = StepCache([answer.cache for answer in answers])
+    embeds, types = model.embed(input_ids, None), model.token_types(input_ids)
+    hidden, routings = model.decoder(embeds, types, position_ids=positions, cache=cache)
+    cache.advance()
+    for i, answer in enumerate(answers):
+        if answer.routed is not None:
+            answer.routed.append(Routed.of(routings, slice(i, i + 1)))
+    _write(answers, model.heads(hidden[:, 0]), plain)
+
+
+def _write(answers: Sequence[Writing], logits: Tensor, plain: Tensor) -> None:
+    """The likeliest token that the grammar allows, for each answer; logits (R, V), empty rows last."""
+    allowed = allowed_tokens([answer.grammar.allowed(answer.tokens) for answer in answers], plain)
+    scores = logits[: len(answers)].float().masked_fill(~allowed.to(logits.device), float("-inf"))
+    best = scores.argmax(-1, keepdim=True)
+    logprobs = scores.log_softmax(-1).gather(1, best)
+    for answer, token, logprob in zip(answers, best[:, 0].tolist(), logprobs[:, 0].tolist(), strict=True):
+        answer.tokens.append(token)
+        answer.logprobs.append(logprob)
