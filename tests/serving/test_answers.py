@@ -22,7 +22,6 @@ from ..data.media import write_video
 from .conftest import PROMPT, Client, data_url, question
 
 
-
 def plain(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Events as Predictor gives them: without what the server knows about them."""
     return [{name: value for name, value in event.items() if name != "confidence"} for event in events]

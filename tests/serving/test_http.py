@@ -41,7 +41,10 @@ def locked(servers: Servers) -> Client:
 # -- keys
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/metrics", "/v1/models", "/v1/chat/completions", "/v1/files", "/samples", "/docs", "/pages/", "//"])
+@pytest.mark.parametrize(
+    "path",
+    ["/healthz", "/metrics", "/v1/models", "/v1/chat/completions", "/v1/files", "/samples", "/docs", "//"],
+)
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "DELETE"])
 def test_the_key_is_asked_for_on_every_path_and_method(locked: Client, method: str, path: str) -> None:
     for header in ({}, {"Authorization": "Bearer open sesam"}, {"Authorization": "open sesame"}):
@@ -174,7 +177,6 @@ def raw_and_stop(client: Client, data: bytes) -> bytes:
         (b"GET / HTTP/1.1\r\n" + (b"A: " + b"x" * 60_000 + b"\r\n") * 3, 400),  # no line too long, all of them are
         (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00 TLS here \r\n\r\n", 400),
-        (b"GET / HTTP/9.9\r\n\r\n", 400),
     ],
 )
 def test_what_is_no_request_gets_an_error_of_the_same_shape(client: Client, data: bytes, status: int) -> None:
@@ -313,8 +315,9 @@ def test_a_client_that_leaves_cancels_its_question(held: tuple[Held, Client], vi
     with socket.create_connection(client.address, timeout=10) as connection:
         connection.sendall(head("Content-Type: application/json", f"Content-Length: {len(body)}") + body)
         until(lambda: len(engine.tickets) == 1)
-        if stream:
-            assert b"one piece" in connection.recv(65536) + connection.recv(65536)
+        answer = b""
+        while stream and b"one piece" not in answer:
+            answer += connection.recv(65536)
         assert len(list(client.service.store.folder.iterdir())) == 1
     until(lambda: engine.tickets[0].cancelled)
     until(lambda: not list(client.service.store.folder.iterdir()))

@@ -93,7 +93,9 @@ def run(args: argparse.Namespace) -> int:
             app = create_app(engine, settings)
 
             def say(url: str) -> None:
-                console.print(f"{settings.model} answers at {url}/v1/chat/completions, the page is {url}/; Ctrl-C stops it")
+                console.print(
+                    f"{settings.model} answers at {url}/v1/chat/completions, the page is {url}/; Ctrl-C stops it"
+                )
                 if not settings.loopback and key is None:
                     console.print(
                         "[yellow]anybody who reaches this machine may ask[/]: set --api-key, or --host 127.0.0.1"

@@ -177,9 +177,9 @@ def _parts(parts: list[dict[str, Any]]) -> tuple[list[str], list[tuple[float, by
         if kind == "image_url":
             if time_s is None:
                 raise RequestError(
-                    f"{where}: an image_url does not say when its frame was shown, so no answer could say when something "
-                    "happens. Put a text part like <12.3 seconds> before each image, or send the video as one "
-                    "video_url (lmms-eval: pass_video_url=True)."
+                    f"{where}: an image_url does not say when its frame was shown, so no answer could say when "
+                    "something happens. Put a text part like <12.3 seconds> before each image, or send the video as "
+                    "one video_url (lmms-eval: pass_video_url=True)."
                 )
             images.append((time_s, image_bytes(where, _inside(where, part, "image_url", "url"))))
         elif time_s is not None:

@@ -1,4 +1,4 @@
-"""The engine: one model, one thread, questions in and tickets out, answered by :class:`timeexpert.predict.Predictor`."""
+"""The engine: one model, one thread; questions in, tickets out, answers by :class:`timeexpert.predict.Predictor`."""
 
 from __future__ import annotations
 

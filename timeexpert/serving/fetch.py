@@ -65,6 +65,8 @@ class Fetcher:
             hop = _Hop(self, url, deadline)
             try:
                 target = yield from hop.run()
+            except RequestError:
+                raise
             except (OSError, http.client.HTTPException, ValueError) as error:
                 if time.monotonic() >= deadline:
                     raise _late(self.limits) from None

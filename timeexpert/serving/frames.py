@@ -24,7 +24,9 @@ def image_bytes(where: str, url: str) -> bytes:
     """The bytes of a ``data:image/...;base64,`` URL. Raises :class:`RequestError`."""
     head, comma, payload = url.partition(",")
     if not IMAGE_HEAD.fullmatch(head) or not comma:
-        raise RequestError(f"{where}.image_url.url ({head[:40]!r}) must begin with data:image/png;base64, (or jpeg, webp).")
+        raise RequestError(
+            f"{where}.image_url.url ({head[:40]!r}) must begin with data:image/png;base64, (or jpeg, webp)."
+        )
     return decoded_base64(payload, f"{where}.image_url.url", "image")
 
 

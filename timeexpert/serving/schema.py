@@ -105,9 +105,7 @@ def _question(settings: ServerSettings) -> Schema:
     tokens = _or_null({"type": "integer", "minimum": 1, "maximum": 1_000_000})
     frames = _or_null({"type": "integer", "minimum": 1, "maximum": settings.limits.max_num_frames})
     video = _or_null(_closed("", num_frames=frames))
-    message = _closed(
-        "role content", role=_only("user"), content=_list(_parts(), minItems=2), name=ANYTHING
-    )
+    message = _closed("role content", role=_only("user"), content=_list(_parts(), minItems=2), name=ANYTHING)
     return _closed(
         "messages",
         messages=_list(message, minItems=1, maxItems=1),
@@ -137,7 +135,9 @@ def _content(kind: str, schema: Schema) -> Schema:
 
 def _answers(*statuses: int, **good: Schema) -> Schema:
     """Responses: ``ok`` is status 200, ``statuses`` are refusals; some belong to every path."""
-    refusals = {str(s): {"description": "refused", **_content("application/json", ERROR)} for s in (401, 403, *statuses)}
+    refusals = {
+        str(s): {"description": "refused", **_content("application/json", ERROR)} for s in (401, 403, *statuses)
+    }
     return {"200": {"description": "done", **good}, **refusals}
 
 
@@ -150,7 +150,9 @@ def _listed(rows: Schema) -> Schema:
 
 
 def _id(name: str) -> Schema:
-    return {"parameters": [{"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}]}
+    return {
+        "parameters": [{"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}]
+    }
 
 
 def _paths(settings: ServerSettings) -> Schema:

@@ -43,7 +43,9 @@ class ServerSettings:
                 raise UserError(f"{flag} ({folder}) is not a folder.")
         for domain in self.allowed_domains:
             if not _DOMAIN.fullmatch(domain):
-                raise UserError(f"--allowed-media-domains ({domain!r}) must be like videos.example.org, without http://.")
+                raise UserError(
+                    f"--allowed-media-domains ({domain!r}) must be like videos.example.org, without http://."
+                )
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise UserError(f"--cors-origin ({origin!r}) must be like https://tool.example.org, without a path.")

@@ -71,8 +71,8 @@ class Sources:
         if url.startswith("sample-"):
             raise RequestError(f"{NAME}: no such sample; GET /samples lists them.", 404)
         raise RequestError(
-            f"{NAME} ({url[:40]!r}) must begin with data:video/mp4;base64, or file://, http:// or https://, or be the id "
-            "of an upload (file-...) or of a sample (sample-...)."
+            f"{NAME} ({url[:40]!r}) must begin with data:video/mp4;base64, or file://, http:// or https://, or be "
+            "the id of an upload (file-...) or of a sample (sample-...)."
         )
 
     def _kept(self, blob: Blob) -> Lease:

@@ -1,4 +1,4 @@
-"""Videos on disk while they are needed: one private folder, one file per content, uploads by id with quota and expiry."""
+"""Videos on disk while they are needed: a private folder, a file per content, uploads by id with quota and expiry."""
 
 from __future__ import annotations
 
