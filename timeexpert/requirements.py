@@ -24,9 +24,9 @@ REQUIRED = [
     "psutil>=6",
 ]
 
-# What the core does without. "serve" brings nothing yet: the server is the standard library's.
+# What the core does without.
 EXTRAS = {
-    "serve": [],
+    "serve": ["fastapi>=0.115", "starlette>=0.49.1", "uvicorn>=0.34", "python-multipart>=0.0.20"],
     "eval": ["pycocoevalcap>=1.2"],
     "peft": ["peft>=0.18"],
     "deepspeed": ["deepspeed>=0.19.8"],
@@ -36,6 +36,8 @@ EXTRAS = {
     # Triton's interpreter runs the kernels' tests on a CPU; it is published for Linux only.
     "test": [
         "pytest>=8",
+        "openai>=2",
+        "schemathesis>=4",
         "pytest-xdist>=3.6",
         "hypothesis>=6.100",
         "setuptools>=77",
@@ -43,4 +45,5 @@ EXTRAS = {
         "triton>=3.4; sys_platform == 'linux'",
     ],
 }
+EXTRAS["test"] += EXTRAS["serve"]
 EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.14", "mypy>=1.18", "types-PyYAML"]

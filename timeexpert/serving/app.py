@@ -55,8 +55,7 @@ def create_app(engine: Engine, settings: ServerSettings, *, fetcher: Fetcher | N
     app.state.service = service
     app.router.redirect_slashes = False
     _add_routes(app, _Routes(service))
-    for status in (404, 405):
-        app.add_exception_handler(status, _not_here)
+    app.add_exception_handler(HTTPException, _refuse)
     app.add_middleware(Gate, settings=settings, metrics=service.metrics)
     if settings.cors_origins:
         app.add_middleware(
@@ -88,11 +87,14 @@ def _add_routes(app: FastAPI, routes: _Routes) -> None:
         ("GET", "/page/{name}", routes.page_file),
     ):
         app.router.add_route(path, endpoint, methods=[method])
+        routes.service.metrics.paths[endpoint] = path
 
 
-async def _not_here(request: Request, error: Exception) -> Response:
-    """What no route takes, in our words."""
+async def _refuse(request: Request, error: Exception) -> Response:
+    """What no route takes, or what a form lacks, in the shape of all errors."""
     assert isinstance(error, HTTPException)
+    if error.status_code not in (404, 405):
+        raise RequestError(str(error.detail), error.status_code)
     words = f"nothing is served at this path: {request.method[:20]} {ascii(request.url.path)[1:81]}."
     if error.status_code == 405:
         here = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]

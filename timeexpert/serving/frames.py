@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import threading
 from types import TracebackType
@@ -13,6 +12,7 @@ import numpy as np
 from timeexpert.data.pool import Failed, WorkerPool
 
 from .engine import FrameSequence
+from .images import decode
 from .limits import RequestError, ServingLimits
 from .sources import decoded_base64
 
@@ -28,28 +28,6 @@ def image_bytes(where: str, url: str) -> bytes:
             f"{where}.image_url.url ({head[:40]!r}) must begin with data:image/png;base64, (or jpeg, webp)."
         )
     return decoded_base64(payload, f"{where}.image_url.url", "image")
-
-
-def decode(images: list[bytes], size: int, max_pixels: int) -> np.ndarray | str:
-    """Images as uint8 [n, size, size, 3], or why they are refused. Runs in a worker process."""
-    import av
-    from PIL import Image, ImageOps
-
-    from timeexpert.data.video import EXACT_BILINEAR
-
-    frames = np.empty((len(images), size, size, 3), np.uint8)
-    for i, data in enumerate(images):
-        try:
-            with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
-                width, height = image.size
-                if width * height > max_pixels:  # known from the header, before anything is unpacked
-                    return f"image {i}: {width}x{height} pixels are more than {max_pixels}."
-                pixels = np.ascontiguousarray(ImageOps.exif_transpose(image).convert("RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            return f"image {i}: not a readable PNG, JPEG or WebP image."
-        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-        frames[i] = frame.reformat(size, size, "rgb24", interpolation=EXACT_BILINEAR).to_ndarray()
-    return frames
 
 
 class ImageDecoder:

@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -79,7 +78,7 @@ class Gate:
                 await response(scope, receive, send_with_headers)
         finally:
             self.metrics.in_flight -= 1
-            route = getattr(scope.get("route"), "path", "other")
+            route = self.metrics.paths.get(scope.get("endpoint"), "other")
             seconds = time.monotonic() - began
             method = scope["method"] if scope["method"] in METHODS else "other"
             self.metrics.answered(method, route, status or 499, seconds)
@@ -93,8 +92,6 @@ class Gate:
             await self.app(scope, receive, send)
         except RequestError as error:
             return error_response(error)
-        except HTTPException as error:
-            return error_response(RequestError(str(error.detail), error.status_code, headers=dict(error.headers or {})))
         except (ClientLeft, ClientDisconnect):
             return None
         except Exception:

@@ -14,6 +14,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.in_flight = 0
+        self.paths: dict[Any, str] = {}  # pattern of each endpoint
         self._requests: Counter[tuple[str, str, int]] = Counter()
         self._seconds: Counter[str] = Counter()
 
