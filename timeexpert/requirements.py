@@ -2,7 +2,7 @@
 
 The exact versions that a checkout is developed and tested with are in ``constraints.txt``. The lower ends of these
 ranges passed every test too, installed together on Python 3.12; 18 is the first PyAV with the scaler flags that
-``timeexpert/data/video.py`` needs.
+``timeexpert/data/video.py`` needs. Of "serve", openai and schemathesis only the exact versions were tried.
 """
 
 PYTHON = ">=3.11"
@@ -26,7 +26,7 @@ REQUIRED = [
 
 # What the core does without.
 EXTRAS = {
-    "serve": ["fastapi>=0.115", "starlette>=0.49.1", "uvicorn>=0.34", "python-multipart>=0.0.20"],
+    "serve": ["fastapi>=0.121", "starlette>=0.49.1", "uvicorn>=0.34", "python-multipart>=0.0.20"],
     "eval": ["pycocoevalcap>=1.2"],
     "peft": ["peft>=0.18"],
     "deepspeed": ["deepspeed>=0.19.8"],
