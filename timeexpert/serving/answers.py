@@ -14,7 +14,7 @@ from .readable import readable
 def details(reply: Reply) -> dict[str, Any]:
     """What this server adds to OpenAI's message: ``events`` to compute with. Times in seconds."""
     prediction = reply.prediction.to_json()
-    nothing = {"start": None, "end": None, "score": None}
+    nothing: dict[str, float | None] = {"start": None, "end": None, "score": None}
     confidences = reply.confidences or [nothing] * len(prediction["events"])
     events = [
         {**event, "confidence": confidence} for event, confidence in zip(prediction["events"], confidences, strict=True)
