@@ -121,7 +121,7 @@ class Client:
 
     def fetch(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[Any, bytes]:
         """(response, its body) as they came."""
-        connection = http.client.HTTPConnection(*self.address, timeout=30)
+        connection = http.client.HTTPConnection(*self.address, timeout=120)
         try:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method, path, body, {"Content-Type": "application/json", **named})
