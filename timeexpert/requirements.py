@@ -2,7 +2,7 @@
 
 The exact versions that a checkout is developed and tested with are in ``constraints.txt``. The lower ends of these
 ranges passed every test too, installed together on Python 3.12; 18 is the first PyAV with the scaler flags that
-``timeexpert/data/video.py`` needs.
+``timeexpert/data/video.py`` needs. Of "serve", openai and schemathesis only the exact versions were tried.
 """
 
 PYTHON = ">=3.11"
@@ -24,9 +24,9 @@ REQUIRED = [
     "psutil>=6",
 ]
 
-# What the core does without. "serve" brings nothing yet: the server is the standard library's.
+# What the core does without.
 EXTRAS = {
-    "serve": [],
+    "serve": ["fastapi>=0.121", "starlette>=0.49.1", "uvicorn>=0.34", "python-multipart>=0.0.20"],
     "eval": ["pycocoevalcap>=1.2"],
     "peft": ["peft>=0.18"],
     "deepspeed": ["deepspeed>=0.19.8"],
@@ -36,6 +36,8 @@ EXTRAS = {
     # Triton's interpreter runs the kernels' tests on a CPU; it is published for Linux only.
     "test": [
         "pytest>=8",
+        "openai>=2",
+        "schemathesis>=4",
         "pytest-xdist>=3.6",
         "hypothesis>=6.100",
         "setuptools>=77",
@@ -43,6 +45,7 @@ EXTRAS = {
         "triton>=3.4; sys_platform == 'linux'",
     ],
 }
+EXTRAS["test"] += EXTRAS["serve"]
 # lmms-eval asks for av<16, so no pip installs it beside this package: it only talks to a server, from an environment of
 # its own (docs/evaluation.md). So do 0.5.0, 0.6.1 and 0.7; 0.7.3 was tried.
 LMMS_EVAL = "lmms-eval>=0.7.3,<0.8"

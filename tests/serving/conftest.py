@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.client
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,13 +15,19 @@ from typing import Any
 
 import pytest
 import torch
+import uvicorn
 
 from timeexpert.checkpoint import write_folder
 from timeexpert.model import TimeExpert, TimeExpertConfig
 from timeexpert.predict import INFERENCE, Predictor
+from timeexpert.serving.app import create_app
 from timeexpert.serving.engine import Engine
+from timeexpert.serving.fetch import Fetcher
 from timeexpert.serving.limits import ServingLimits
-from timeexpert.serving.server import Access, Server
+from timeexpert.serving.run import is_loopback, listen, url_of
+from timeexpert.serving.service import Service
+from timeexpert.serving.settings import ServerSettings
+from timeexpert.serving.wire import uvicorn_config
 from timeexpert.tokenization.text import SentencePieceText
 
 from ..data.media import write_video
@@ -98,48 +106,87 @@ class Reply:
 class Client:
     """Asks one server."""
 
-    server: Server
+    sock: socket.socket
+    service: Service
+    engine: Engine
 
-    def send(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Reply:
-        host, port = self.server.server_address[:2]
-        connection = http.client.HTTPConnection(str(host), int(port), timeout=30)
+    @property
+    def address(self) -> tuple[str, int]:
+        host, port = self.sock.getsockname()[:2]
+        return str(host), int(port)
+
+    @property
+    def url(self) -> str:
+        return url_of(self.sock)
+
+    def fetch(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[Any, bytes]:
+        """(response, its body) as they came."""
+        connection = http.client.HTTPConnection(*self.address, timeout=120)
         try:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method, path, body, {"Content-Type": "application/json", **named})
             response = connection.getresponse()
-            data = response.read()
-            return Reply(response.status, json.loads(data) if data else {}, response.headers)
+            return response, response.read()
         finally:
             connection.close()
+
+    def send(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Reply:
+        response, data = self.fetch(method, path, body, **headers)
+        return Reply(response.status, json.loads(data) if data else {}, response.headers)
 
     def ask(self, body: dict[str, Any] | bytes, **headers: str) -> Reply:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         return self.send("POST", "/v1/chat/completions", data, **headers)
 
+    def chunks(self, body: dict[str, Any]) -> list[Any]:
+        """A streamed answer's chunks; the last one is the text [DONE]."""
+        response, data = self.fetch("POST", "/v1/chat/completions", json.dumps({**body, "stream": True}).encode())
+        assert response.status == 200 and response.headers["Content-Type"] == "text/event-stream", data
+        events = data.decode().split("\n\n")
+        assert events.pop() == "" and all(event.startswith("data: ") for event in events)
+        return [event[6:] if event == "data: [DONE]" else json.loads(event[6:]) for event in events]
+
+    def upload(self, data: bytes, filename: str = "clip.mp4", **headers: str) -> Reply:
+        name = filename.encode("utf-8").replace(b'"', b"%22")
+        body = (
+            b'--cut\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n'
+            b'--cut\r\nContent-Disposition: form-data; name="file"; filename="' + name + b'"\r\n'
+            b"Content-Type: application/octet-stream\r\n\r\n" + data + b"\r\n--cut--\r\n"
+        )
+        return self.send("POST", "/v1/files", body, **{"Content_Type": "multipart/form-data; boundary=cut", **headers})
+
 
 class Servers:
-    """Starts servers around one engine and stops them all."""
+    """Starts servers around one engine and stops them all. ``limits`` are fields of ServingLimits."""
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
-        self._started: list[tuple[Server, threading.Thread]] = []
+        self._started: list[tuple[uvicorn.Server, threading.Thread]] = []
         self._engines: list[Engine] = []
 
-    def start(self, access: Access | None = None, engine: Engine | None = None, **limits: Any) -> Client:
+    def start(
+        self, access: dict[str, Any] | None = None, engine: Any = None, fetcher: Fetcher | None = None, **limits: Any
+    ) -> Client:
+        bounds = ServingLimits(**limits)
         if engine is None:
-            engine = Engine(self._predictor, "tiny", ServingLimits(**limits)).__enter__()
+            engine = Engine(self._predictor, "tiny", bounds).__enter__()
             self._engines.append(engine)
-        server = Server("127.0.0.1", 0, engine, access or Access())
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
+        sock = listen("127.0.0.1", 0)
+        settings = ServerSettings(
+            model="tiny", frame_size=16, loopback=is_loopback(sock), limits=bounds, **(access or {})
+        )
+        app = create_app(engine, settings, fetcher=fetcher)
+        server = uvicorn.Server(uvicorn_config(app, bounds, stop_timeout_s=5))
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([sock])), daemon=True)
+        thread.start()  # connections wait in the socket's queue until it accepts
         self._started.append((server, thread))
-        return Client(server)
+        return Client(sock, app.state.service, engine)
 
     def stop(self) -> None:
-        for server, thread in self._started:
-            server.shutdown()
+        for server, _ in self._started:
+            server.should_exit = True
+        for _, thread in self._started:
             thread.join()
-            server.server_close()
         for engine in self._engines:
             engine.__exit__(None, None, None)
 
@@ -154,4 +201,4 @@ def servers(predictor: Predictor) -> Iterator[Servers]:
 @pytest.fixture(scope="module")
 def client(servers: Servers, video: Path) -> Client:
     """The usual server; file:// may name the videos' folder."""
-    return servers.start(Access(allowed_folder=video.parent))
+    return servers.start({"allowed_folder": video.parent})

@@ -20,7 +20,7 @@ def test_the_curl_example_is_answered(client: Client, video: Path, tmp_path: Pat
     (command,) = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert "127.0.0.1:8000" in command
     shutil.copy(video, tmp_path / "clip.mp4")
-    command = command.replace("127.0.0.1:8000", client.server.url.removeprefix("http://"))
+    command = command.replace("127.0.0.1:8000", client.url.removeprefix("http://"))
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
     (choice,) = json.loads(done.stdout)["choices"]
     assert choice["message"]["content"].startswith(f"{choice['message']['events'][0]['start_s']:.1f}")

@@ -12,7 +12,8 @@ import pytest
 from timeexpert.errors import UserError
 from timeexpert.serving.limits import ServingLimits
 from timeexpert.serving.media import Decoder, RequestError
-from timeexpert.serving.server import Access, Server
+from timeexpert.serving.run import listen
+from timeexpert.serving.settings import ServerSettings
 
 from ..data.media import write_audio, write_video
 from .conftest import PROMPT, Client, Reply, Servers, data_url, question
@@ -41,7 +42,9 @@ def test_network_addresses_are_not_fetched(client: Client) -> None:
 
 @pytest.mark.parametrize("address", ["ftp://host/v.mp4", "/etc/passwd", "concat:a|b", "", "video.mp4"])
 def test_other_schemes_are_refused(client: Client, address: str) -> None:
-    refused(client.ask(question(address)), 400, "must begin with data:video/mp4;base64, or file://")
+    refused(
+        client.ask(question(address)), 400, "must begin with data:video/mp4;base64, or file://, http:// or https://"
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,8 +178,11 @@ def test_a_body_that_is_not_a_json_object_is_refused(client: Client) -> None:
         ({"media_io_kwargs": {"video": {"fps": 2}}}, "media_io_kwargs.video: unknown field 'fps'; known: num_frames"),
         ({"media_io_kwargs": {"audio": {}}}, "media_io_kwargs: unknown field 'audio'"),
         ({"media_io_kwargs": 16}, 'media_io_kwargs (16) must be like {"video": {"num_frames": 16}}'),
-        ({"stream": True}, "stream: answers are not streamed here"),
-        ({"stream": "yes"}, "stream: answers are not streamed here"),
+        ({"stream": "yes"}, "stream ('yes') must be true or false"),
+        ({"stream": 1}, "stream (1) must be true or false"),
+        ({"stream_options": {"include_usage": True}}, "beside stream=true"),
+        ({"stream": True, "stream_options": {"usage": True}}, "stream_options: unknown field 'usage'"),
+        ({"include_experts": "yes"}, "include_experts ('yes') must be true or false"),
         ({"temperature": 0.7}, "temperature (0.7) must be 0 or be left out"),
         ({"n": 2}, "n (2) must be 1 or be left out"),
         ({"chat_template_kwargs": {"enable_thinking": True}}, "does not think aloud"),
@@ -195,7 +201,10 @@ def test_settings_that_change_nothing_are_accepted(client: Client, url: str) -> 
     neutral = {"n": 1, "temperature": 0, "top_p": 0.9, "seed": 1, "user": "me", "stream": False, "max_tokens": None}
     reply = client.ask(question(url, **neutral, chat_template_kwargs={"enable_thinking": False}))
     assert reply.status == 200
-    assert client.ask(question(url)).body["choices"] == reply.body["choices"]
+    answers = [answer.body["choices"][0] for answer in (reply, client.ask(question(url)))]
+    for answer in answers:
+        del answer["message"]["timings"]
+    assert answers[0] == answers[1]
 
 
 def video_part(url: Any) -> dict[str, Any]:
@@ -210,15 +219,18 @@ SOME_URL = "data:video/mp4;base64,AAAA"
     ("content", "words"),
     [
         (PROMPT, "messages[0].content is text without a video"),
-        ([TEXT], "has 0 video_url parts; it must have exactly one"),
-        ([video_part(SOME_URL), video_part(SOME_URL), TEXT], "has 2 video_url parts"),
+        ([TEXT], "has 0 video_url or file parts; it must have exactly one"),
+        ([video_part(SOME_URL), video_part(SOME_URL), TEXT], "has 2 video_url or file parts"),
         ([video_part(SOME_URL)], "no text part that asks anything"),
         ([video_part(SOME_URL), {"type": "text", "text": " \n"}], "no text part that asks anything"),
         ([video_part(SOME_URL), {"type": "text", "text": "w" * 16_001}], "the text has 16001 characters; at most"),
         ([video_part(SOME_URL), {"type": "text", "text": "\ud800"}], "character 0 is half a surrogate pair"),
         ([video_part(5), TEXT], "messages[0].content[0].video_url.url (5) must be text"),
         ([{"type": "video_url", "video_url": SOME_URL}, TEXT], "content[0].video_url.url (None) must be text"),
-        ([{"type": "input_audio"}, TEXT], "messages[0].content[0].type ('input_audio') must be video_url or text"),
+        (
+            [{"type": "input_audio"}, TEXT],
+            "messages[0].content[0].type ('input_audio') must be video_url, file, image_url",
+        ),
         (["words"], "must be a list of video_url and text parts"),
         (None, "messages[0].content (None) must be a list"),
     ],
@@ -259,36 +271,42 @@ def test_more_than_the_model_can_read_is_refused(client: Client, tmp_path: Path)
 
 
 def test_a_failure_of_ours_is_logged_and_not_shown(
-    servers: Servers, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    servers: Servers, url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     own = servers.start()
 
     def fail(*_: Any) -> None:
         raise KeyError("/home/somebody/model.safetensors")
 
-    monkeypatch.setattr(own.server.engine, "answer", fail)
+    monkeypatch.setattr(own.engine, "submit", fail)
     refused(own.ask(question(url)), 500, "the server failed; its log says why.", "server_error")
-    assert "KeyError: '/home/somebody/model.safetensors'" in capsys.readouterr().err
-    assert own.send("GET", "/health").status == 200
+    assert "KeyError: '/home/somebody/model.safetensors'" in caplog.text
+    assert own.send("GET", "/healthz").status == 200
 
 
 # -- opening
 
 
 def test_a_server_that_cannot_be_opened_says_why(client: Client, tmp_path: Path) -> None:
-    taken = client.server.server_address[1]
+    taken = client.address[1]
     with pytest.raises(UserError, match=rf"--port {taken}: cannot listen there: .*in use.* Choose another --port"):
-        Server("127.0.0.1", int(taken), client.server.engine, Access())
-    with pytest.raises(UserError, match=r"--api-key must be ASCII characters, at least one"):
-        Access(api_key="")
-    with pytest.raises(UserError, match=r"--allowed-local-media-path \(.*absent\) is not a folder"):
-        Access(allowed_folder=tmp_path / "absent")
+        listen("127.0.0.1", taken)
+    for fields, words in (
+        ({"api_key": ""}, r"--api-key must be ASCII characters, at least one"),
+        ({"allowed_folder": tmp_path / "absent"}, r"--allowed-local-media-path \(.*absent\) is not a folder"),
+        ({"samples": tmp_path / "absent"}, r"--samples \(.*absent\) is not a folder"),
+        ({"allowed_domains": ("https://a.org",)}, r"--allowed-media-domains \('https://a.org'\) must be like"),
+        ({"cors_origins": ("*",)}, r"--cors-origin \('\*'\) must be like https://"),
+    ):
+        with pytest.raises(UserError, match=words):
+            ServerSettings(model="tiny", frame_size=16, **fields)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         (["--port", "65536"], r"--port \(65536\) must be a number from 0 to 65535"),
+        (["--max-upload-mb", "5000"], r"--max-upload-mb \(5000\) must be a number from 1 to 4096"),
         (["--max-body-mb", "0"], r"--max-body-mb \(0\) must be a number from 1 to 1024"),
     ],
 )

@@ -1,12 +1,12 @@
-"""``timeexpert serve RUN``: an OpenAI-compatible server on this machine that says when things happen."""
+"""``timeexpert serve RUN``: an OpenAI-compatible server and a page on this machine that say when things happen."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-HELP = "serve a trained model to OpenAI clients: videos in, timed events out"
-STOP_TIMEOUT_S = 30.0
+HELP = "serve a trained model to OpenAI clients and as a page: videos in, timed events out"
+STOP_TIMEOUT_S = 30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,20 +17,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--api-key",
         metavar="KEY",
-        help="ask for this key on every path; the environment variable TIMEEXPERT_API_KEY does the same out of sight",
+        help="ask for this key; the environment variable TIMEEXPERT_API_KEY does the same out of sight",
     )
     parser.add_argument(
         "--allowed-local-media-path", type=Path, metavar="DIR", help="answer file:// URLs in DIR (default: none)"
     )
+    parser.add_argument(
+        "--allowed-media-domains",
+        nargs="+",
+        default=[],
+        metavar="HOST",
+        help="fetch http(s) videos from these hosts, HOST or HOST:PORT (default: none)",
+    )
+    parser.add_argument("--samples", type=Path, metavar="DIR", help="videos that the page offers (default: none)")
+    parser.add_argument(
+        "--cors-origin", action="append", default=[], metavar="ORIGIN", help="a web page that may ask from a browser"
+    )
     parser.add_argument("--max-body-mb", type=int, default=64, metavar="N", help="largest request in MiB (default 64)")
+    parser.add_argument(
+        "--max-upload-mb", type=int, default=512, metavar="N", help="largest uploaded or fetched video (default 512)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM; requests that are being answered then are finished."""
+    import logging
     import os
-    import signal
-    from typing import Any
 
     from rich.console import Console
 
@@ -38,34 +51,57 @@ def run(args: argparse.Namespace) -> int:
 
     if not 0 <= args.port <= 65535:
         raise UserError(f"--port ({args.port}) must be a number from 0 to 65535.")
-    if not 1 <= args.max_body_mb <= 1024:
-        raise UserError(f"--max-body-mb ({args.max_body_mb}) must be a number from 1 to 1024.")
+    for flag, value, most in (
+        ("--max-body-mb", args.max_body_mb, 1024),
+        ("--max-upload-mb", args.max_upload_mb, 4096),
+    ):
+        if not 1 <= value <= most:
+            raise UserError(f"{flag} ({value}) must be a number from 1 to {most}.")
+    try:
+        import fastapi  # noqa: F401
+        import multipart  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed. Run: pip install 'timeexpert[serve]'") from None
 
     from timeexpert.predict import Predictor
+    from timeexpert.serving.app import create_app
     from timeexpert.serving.engine import Engine
     from timeexpert.serving.limits import ServingLimits
-    from timeexpert.serving.server import Access, Server
+    from timeexpert.serving.run import is_loopback, listen, serve
+    from timeexpert.serving.settings import ServerSettings
 
     key = args.api_key if args.api_key is not None else os.environ.get("TIMEEXPERT_API_KEY")
-    access = Access(key, args.allowed_local_media_path)
-    limits = ServingLimits(max_body_bytes=args.max_body_mb * 2**20)
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
+    limits = ServingLimits(max_body_bytes=args.max_body_mb * 2**20, max_upload_bytes=args.max_upload_mb * 2**20)
     console = Console(highlight=False, soft_wrap=True)
-    try:
-        engine = Engine(Predictor.load(args.model, device=args.device), args.model.resolve().name, limits)
-        with engine, Server(args.host, args.port, engine, access) as server:
-            console.print(f"{engine.name} answers at {server.url}/v1/chat/completions; Ctrl-C stops it")
-            if not server.loopback and key is None:
-                console.print("[yellow]anybody who reaches this machine may ask[/]: set --api-key, or --host 127.0.0.1")
-            try:
-                server.serve_forever()
-            finally:
-                if not server.finish_requests(STOP_TIMEOUT_S):
-                    console.print(f"requests that took longer than {STOP_TIMEOUT_S:g} s were given up")
-    except KeyboardInterrupt:
-        console.print("stopped")
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.getLogger("timeexpert.serving").setLevel(logging.INFO)
+    with listen(args.host, args.port) as sock:
+        predictor = Predictor.load(args.model, device=args.device)
+        settings = ServerSettings(
+            model=args.model.resolve().name,
+            frame_size=predictor.model.config.vision_config.image_size,
+            api_key=key,
+            allowed_folder=args.allowed_local_media_path,
+            allowed_domains=tuple(domain.lower() for domain in args.allowed_media_domains),
+            cors_origins=tuple(args.cors_origin),
+            samples=args.samples,
+            loopback=is_loopback(sock),
+            limits=limits,
+        )
+        with Engine(predictor, settings.model, limits) as engine:
+            app = create_app(engine, settings)
+
+            def say(url: str) -> None:
+                console.print(
+                    f"{settings.model} answers at {url}/v1/chat/completions, the page is {url}/; Ctrl-C stops it"
+                )
+                if not settings.loopback and key is None:
+                    console.print(
+                        "[yellow]anybody who reaches this machine may ask[/]: set --api-key, or --host 127.0.0.1"
+                    )
+
+            if not serve(app, sock, limits, stop_timeout_s=STOP_TIMEOUT_S, ready=say):
+                console.print(f"requests that took longer than {STOP_TIMEOUT_S} s were given up")
+    console.print("stopped")
     return 0

@@ -9,11 +9,17 @@ from timeexpert.errors import UserError
 
 
 class RequestError(UserError):
-    """A request that is refused. ``status`` and ``kind`` are HTTP's and OpenAI's words for it."""
+    """A request that is refused. ``status`` and ``kind`` are HTTP's and OpenAI's words for it, ``headers`` go along."""
 
-    def __init__(self, message: str, status: int = 400, kind: str = "invalid_request_error") -> None:
+    def __init__(
+        self,
+        message: str,
+        status: int = 400,
+        kind: str = "invalid_request_error",
+        headers: dict[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
-        self.status, self.kind = status, kind
+        self.status, self.kind, self.headers = status, kind, headers or {}
 
 
 def served_video_limits() -> VideoLimits:
@@ -31,24 +37,34 @@ def served_video_limits() -> VideoLimits:
 class ServingLimits:
     """Bytes, seconds and counts. What exceeds one of them is refused with words, never cut.
 
-    ``max_concurrent`` requests may hold a body or wait for the model. One with a body of 63 MiB took 235 MiB in the
-    server (the body, its text, the video) until its video was decoded.
+    A request with a body of 63 MiB took 235 MiB in the server (the body, its text, the video) until its video was
+    written to disk; ``max_pending_body_bytes`` bounds the bodies that are held so at one time.
     """
 
     max_body_bytes: int = 64 * 2**20
-    max_header_bytes: int = 128 * 2**10
+    max_pending_body_bytes: int = 512 * 2**20
+    max_upload_bytes: int = 512 * 2**20
+    max_files: int = 1000
+    max_files_bytes: int = 8 * 2**30  # of all uploads together
+    max_store_bytes: int = 16 * 2**30  # uploads, and the videos of requests that are being answered
+    max_header_bytes: int = 64 * 2**10
     max_json_marks: int = 65_536  # brackets and commas: 64 MiB of "[]," would become 1.4 GB of Python lists
-    max_concurrent: int = 8
-    max_connections: int = 64
+    max_queue: int = 64  # questions in the engine, those being answered included
+    max_connections: int = 256
     max_num_frames: int = 256
     max_prompt_chars: int = 16_000
-    max_queue: int = 64  # questions in the engine, those being answered included
     decode_workers: int = 2
     visual_cache_bytes: int = 256 * 2**20  # visual tokens of videos: 64 KiB for 16 frames of checkpoints/tiny
     prefix_cache_bytes: int = 2**30  # what the decoder keeps of videos: 900 KiB for the same 16 frames
+    max_redirects: int = 3
+    file_expiry_s: float = 24 * 3600.0
     header_timeout_s: float = 10.0
     body_timeout_s: float = 120.0
+    upload_timeout_s: float = 600.0
+    fetch_timeout_s: float = 60.0
+    answer_timeout_s: float = 600.0
     write_timeout_s: float = 30.0
     linger_s: float = 2.0  # after a refusal, for a client that is still sending and has not read the answer
+    keep_alive_s: float = 5.0
     decode_timeout_s: float = 60.0
     video: VideoLimits = field(default_factory=served_video_limits)

@@ -1,21 +1,12 @@
-"""The video of a request: where it may come from, and its frames, decoded in a process of its own.
-
-Nothing is fetched from the network. A file must lie inside the one allowed folder after percent-decoding and
-after resolving links. No message says more about the machine than the request did.
-"""
+"""Decoding in a process of its own: a crash or a hang costs one request. No message says where a file lies."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import re
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import unquote
 
 import numpy as np
 
@@ -26,7 +17,6 @@ from timeexpert.data.video import Video, VideoError
 from .limits import RequestError, ServingLimits
 
 NAME = "video_url"
-DATA_HEAD = re.compile(r"data:video/([a-z0-9.+-]{1,40});base64", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -37,74 +27,6 @@ class DecodedVideo:
     times_s: np.ndarray
     duration_s: float
     damage: str | None
-
-
-def video_source(url: str, allowed_folder: Path | None) -> bytes | Path:
-    """The bytes of a ``data:`` URL or the path of a ``file://`` URL. Raises :class:`RequestError`."""
-    scheme = url[:20].partition(":")[0].lower()
-    if scheme == "data":
-        return _data(url)
-    if scheme == "file":
-        return _file(url, allowed_folder)
-    if scheme in ("http", "https"):
-        raise RequestError(
-            f"{NAME}: {scheme} addresses are not fetched: this server opens no connections. Send the video itself as "
-            "data:video/mp4;base64,..."
-        )
-    raise RequestError(f"{NAME} ({url[:40]!r}) must begin with data:video/mp4;base64, or file://.")
-
-
-def content_hash(source: bytes | Path) -> str:
-    """SHA-256 of a video's bytes. Raises :class:`RequestError` where the file cannot be read."""
-    try:
-        if isinstance(source, bytes):
-            return hashlib.sha256(source).hexdigest()
-        with source.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:  # its text holds the path
-        raise RequestError(f"{NAME}: cannot be read.") from None
-
-
-def _data(url: str) -> bytes:
-    head, comma, payload = url.partition(",")
-    match = DATA_HEAD.fullmatch(head)
-    if not match or not comma:
-        raise RequestError(f"{NAME} ({head[:80]!r}) must begin with data:video/mp4;base64, (or another video type).")
-    if match[1].lower() in ("jpeg", "jpg", "png"):
-        raise RequestError(
-            f"{NAME}: {head} holds frames without their times, so nobody could say when. Send the video."
-        )
-    try:
-        data = base64.b64decode(payload, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise RequestError(
-            f"{NAME}: not base64: {error}. Use the standard alphabet with padding and no line breaks (base64 -w0)."
-        ) from None
-    if not data:
-        raise RequestError(f"{NAME}: the video is empty (0 bytes).")
-    return data
-
-
-def _file(url: str, allowed_folder: Path | None) -> Path:
-    if allowed_folder is None:
-        raise RequestError(
-            f"{NAME}: file:// is closed. Whoever runs the server can open one folder with --allowed-local-media-path; "
-            "or send the video itself as data:video/mp4;base64,..."
-        )
-    refused = RequestError(f"{NAME}: file:// must name a file inside the folder of --allowed-local-media-path.")
-    place = url[len("file:") :]
-    if not place.startswith(("///", "//localhost/")):
-        raise RequestError(f"{NAME}: write file:///FOLDER/VIDEO.mp4, an absolute path of the server's machine.")
-    try:
-        path = Path(unquote(place[place.index("/", 2) :], errors="strict"))
-        # one answer for outside, absent and unreadable: else it would tell what the machine holds
-        path, root = path.resolve(strict=True), allowed_folder.resolve(strict=True)
-        inside = path.is_relative_to(root) and path.is_file()
-    except (OSError, ValueError, RuntimeError):  # absent or forbidden; NUL or bad UTF-8; a loop of links
-        raise refused from None
-    if not inside:
-        raise refused
-    return path
 
 
 def decode(source: bytes | Path, num_frames: int, size: int, limits: ServingLimits) -> DecodedVideo | str:

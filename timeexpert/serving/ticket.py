@@ -146,5 +146,6 @@ class Busy(RequestError):
     """The queue is full; ``retry_after_s`` is when a place may be free."""
 
     def __init__(self, waiting: int, retry_after_s: int) -> None:
-        super().__init__(f"{waiting} questions wait already; ask again in {retry_after_s} s.", 429, "overloaded_error")
+        message = f"{waiting} questions wait already; ask again in {retry_after_s} s."
+        super().__init__(message, 429, "overloaded_error", {"Retry-After": str(retry_after_s)})
         self.retry_after_s = retry_after_s
