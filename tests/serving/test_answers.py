@@ -133,7 +133,6 @@ def test_an_event_is_one_line(event: Event, line: str) -> None:
     assert readable(event) == line
 
 
-@pytest.mark.slow
 def test_the_command_serves_until_it_is_told_to_stop(model_folder: Path, video: Path) -> None:
     command = [sys.executable, "-u", "-m", "timeexpert", "serve", str(model_folder), "--port", "0", "--device", "cpu"]
     environment = {**os.environ, "TIMEEXPERT_API_KEY": "secret", "NO_COLOR": "1"}
