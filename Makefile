@@ -1,5 +1,6 @@
 # make quickstart   install what a run needs, then the whole way in one command
-# make test         install, then every test
+# make test         install, then every test but the slow ones
+# make test-slow    install, then the slow ones: lost hosts, hung ranks, the whole recipe, kernels compiled for GPUs
 # make check        lint, format, types
 # make clean        remove what make made here, the environment included; runs/ stays
 #
@@ -16,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 NEEDS := setup.py pyproject.toml constraints.txt timeexpert/requirements.py
 
-.PHONY: help quickstart test check clean
+.PHONY: help quickstart test test-slow check clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -26,8 +27,13 @@ quickstart: $(VENV)/.installed
 
 # Processes of one thread each (tests/conftest.py says how many): the tests' tensors are tiny. A file stays in one process.
 # Bytecode is kept: a hundred processes would each compile the package again.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.installed-test
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTEST) -m slow $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -54,8 +54,10 @@ def rank(process: Any, number: int) -> psutil.Process:
 
 @pytest.mark.parametrize(
     ("number", "patience_s"),
-    [(signal.SIGKILL, 60), (signal.SIGSTOP, 5)],
-    ids=["killed", "hangs in a collective"],
+    [
+        pytest.param(signal.SIGKILL, 60, id="killed"),
+        pytest.param(signal.SIGSTOP, 5, id="hangs in a collective", marks=pytest.mark.slow),
+    ],
 )
 def test_a_rank_that_is_lost_is_started_again_and_every_question_is_seen_once(
     number: int, patience_s: int, tiny_data: Path, tmp_path: Path

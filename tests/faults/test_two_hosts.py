@@ -48,6 +48,7 @@ def hosts() -> Iterator[dict[str, str]]:
             subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
 
 
+@pytest.mark.slow
 def test_two_hosts_train_and_a_host_that_dies_comes_back(
     hosts: dict[str, str], tiny_data: Path, tmp_path: Path
 ) -> None:

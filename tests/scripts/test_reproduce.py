@@ -42,6 +42,7 @@ def recipe(tiny_data: Path, tiny_run: Path, tmp_path: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_a_stages_script_trains_it_and_the_recipe_goes_on(recipe: dict[str, str]) -> None:
     run = Path(recipe["RUN"])
     code, said = finish(launch("task_modules.sh", "--device", "cpu", env=recipe))
