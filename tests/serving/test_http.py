@@ -259,7 +259,7 @@ class Held:
 
     def submit(self, question: Any) -> HeldTicket:
         if sum(not ticket.cancelled for ticket in self.tickets) >= 2:
-            raise Busy(7)
+            raise Busy(2, 7)
         self.tickets.append(HeldTicket(self, question))
         return self.tickets[-1]
 
@@ -299,7 +299,7 @@ def test_when_the_queue_is_full_the_next_is_told_to_come_again(held: tuple[Held,
         thread.start()
     until(lambda: len(engine.tickets) == 2)
     reply = client.ask(body)
-    refused(reply, 429, "too many questions are waiting; try again soon.", "overloaded_error")
+    refused(reply, 429, "2 questions wait already; ask again in 7 s.", "overloaded_error")
     assert reply.headers["Retry-After"] == "7"
     assert client.send("GET", "/healthz").status == 200  # being busy is not being ill
     engine.released.set()

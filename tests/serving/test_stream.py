@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from timeexpert.predict import Predictor
-from timeexpert.serving.engine import Engine, Question
 from timeexpert.serving.answer_text import readable
+from timeexpert.serving.engine import Engine, Question
 
 from .conftest import PROMPT, Client, Servers, data_url, question
 from .test_refusals import refused

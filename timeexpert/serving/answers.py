@@ -7,8 +7,8 @@ import time
 import uuid
 from typing import Any
 
-from .engine import Reply
 from .answer_text import readable
+from .engine import Reply
 
 
 def details(reply: Reply) -> dict[str, Any]:
