@@ -38,6 +38,11 @@ def test_the_page_needs_nothing_from_elsewhere_and_runs_no_script(tmp_path):
     assert is_alone(page) and "prefers-color-scheme: dark" in page
 
 
+def test_a_stage_has_the_steps_that_it_was_trained_not_those_that_were_recorded(tmp_path):
+    write_lines(tmp_path / "metrics.jsonl", [train_row("sft", step, step) for step in (1, 10, 20)])
+    assert "samples in a step skipped sft 20 " in text_of(write_report(tmp_path).read_text())
+
+
 def test_text_from_data_and_models_is_escaped(tmp_path):
     evil = '"><script>alert(1)</script>'
     run = make_run(tmp_path)

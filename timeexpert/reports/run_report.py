@@ -142,7 +142,8 @@ def _losses(files: RunFiles, missing: list[str]) -> list[str]:
         out.append(charts.line_chart(f"{stage}: loss", series, from_zero=True))
         out.append(charts.line_chart(f"{stage}: gradient norm", norms, from_zero=True))
         rows.append(_stage_row(stage, steps))
-    headers = ["stage", "steps", "first loss", "last loss", "learning rate", "tokens per second", "samples", "skipped"]
+    headers = ["stage", "steps", "first loss", "last loss", "learning rate", "tokens per second"]
+    headers += ["samples in a step", "skipped"]
     return [f'<div class="charts">{"".join(out)}</div>', style.table(headers, rows)]
 
 
@@ -154,7 +155,7 @@ def _stage_row(stage: str, steps: list[Record]) -> list[Any]:
     speeds = sorted(v for row in steps if (v := number(row, "tokens_per_s")) is not None)
     return [
         stage,
-        len(steps),
+        text(steps[-1], "step", ".0f"),
         text(steps[0], "loss", ".3f"),
         text(steps[-1], "loss", ".3f"),
         text(steps[-1], "lr", ".2e"),
