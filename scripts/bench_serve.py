@@ -107,13 +107,13 @@ class Server:
         finally:
             connection.close()
 
-    def batch_sizes(self) -> Counter[int]:
+    def steps(self) -> Counter[int]:
         """Steps so far, by the number of answers that were written side by side."""
         connection = http.client.HTTPConnection(self.address, timeout=ANSWER_TIMEOUT_S)
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
         connection.close()
-        found = re.findall(r'^timeexpert_engine_batch_sizes\{key="(\d+)"\} (\d+)', text, re.MULTILINE)
+        found = re.findall(r'^timeexpert_engine_steps_total\{rows="(\d+)"\} (\d+)', text, re.MULTILINE)
         return Counter({int(rows): int(steps) for rows, steps in found})
 
     def memory_bytes(self) -> int:
@@ -207,12 +207,12 @@ def side_by_side(server: Server, asked: list[Asked]) -> tuple[float, list[dict[s
         return said(message), time.perf_counter() - began
 
     warm_up(server, asked[0])
-    before = server.batch_sizes()
+    before = server.steps()
     began = time.perf_counter()
     with ThreadPoolExecutor(CLIENTS) as clients:
         told = list(clients.map(timed, asked))
     seconds = time.perf_counter() - began
-    return seconds, [t[0] for t in told], [t[1] for t in told], server.batch_sizes() - before
+    return seconds, [t[0] for t in told], [t[1] for t in told], server.steps() - before
 
 
 def warm_up(server: Server, asked: Asked) -> None:
