@@ -27,12 +27,18 @@ class Metrics:
     def __init__(self, stats: Stats) -> None:
         self.paths: dict[Any, str] = {}  # pattern of each endpoint
         self._registry = CollectorRegistry()
-        http = {"namespace": "timeexpert", "subsystem": "http", "registry": self._registry}
-        self._requests = Counter("requests", "Requests that came to their end.", ["method", "path", "status"], **http)
-        self._seconds = Histogram(
-            "request_seconds", "From a request's head to the end of its answer.", ["path"], buckets=BUCKETS_S, **http
+        http = "timeexpert_http_"
+        self._requests = Counter(
+            http + "requests", "Requests that ended.", ["method", "path", "status"], registry=self._registry
         )
-        self.in_flight = Gauge("in_flight", "Requests that are being answered.", **http)
+        self._seconds = Histogram(
+            http + "request_seconds",
+            "From a request's head to the end of its answer.",
+            ["path"],
+            buckets=BUCKETS_S,
+            registry=self._registry,
+        )
+        self.in_flight = Gauge(http + "in_flight", "Requests that are being answered.", registry=self._registry)
         self._registry.register(_Parts(stats))
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
