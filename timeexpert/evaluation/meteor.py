@@ -87,7 +87,7 @@ class Meteor:
         if java is None:
             raise MeteorError(f"there is no `java` on the PATH. {INSTALL}")
         self.jar = find_jar(jar)
-        self._command = [java, "-Xmx2G", *_JAVA, "-Dfile.encoding=UTF-8", "-jar", str(self.jar)]
+        self._command = [os.path.abspath(java), "-Xmx2G", *_JAVA, "-Dfile.encoding=UTF-8", "-jar", str(self.jar)]
         self._command += ["-", "-", "-stdio", "-l", "en", "-norm"]
         self._timeout_s = timeout_s
         self._process: subprocess.Popen[bytes] | None = None
@@ -190,7 +190,9 @@ class Meteor:
             part = [] if self._folder is None else ["-a", _PART]
             self._process = subprocess.Popen(
                 [*self._command, *part],
-                cwd=self._folder and self._folder.name,  # the program takes the name for a piece of a URL
+                cwd=None
+                if self._folder is None
+                else self._folder.name,  # the program takes the name for a piece of a URL
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,

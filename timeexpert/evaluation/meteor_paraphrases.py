@@ -63,7 +63,7 @@ class Paraphrases:
             if not self.path.exists():
                 _write(table, self.path)
             data = np.memmap(self.path, dtype=np.uint8, mode="r")
-        except (OSError, EOFError, zlib.error, ValueError, OverflowError) as error:
+        except (OSError, EOFError, zlib.error, ValueError, OverflowError, RuntimeError) as error:
             raise TableError(str(error)) from error
         if len(data) < _TAIL.size:
             raise self._damaged("it is cut off")
@@ -71,7 +71,7 @@ class Paraphrases:
         if mark != _MARK or len(data) != size + 12 * entries + _TAIL.size:
             raise self._damaged("its end is not what was written")
         index = data[size : -_TAIL.size]
-        if zlib.crc32(index) != crc:
+        if zlib.crc32(index.data) != crc:
             raise self._damaged("its index has another checksum")
         self._table = data[:size]
         self._begins, self._first, self._second = index.view(np.uint32).reshape(3, entries)
@@ -89,7 +89,7 @@ class Paraphrases:
         """Write the entries at ``rows`` as a table for the program. Raises :class:`TableError`, ``OSError``."""
         ends = np.append(self._begins, len(self._table))[rows + 1]
         spans = zip(self._begins[rows].tolist(), ends.tolist(), strict=True)
-        text = b"".join(self._table[begin:end].tobytes().rstrip(b"\n") + b"\n" for begin, end in spans)
+        text = b"".join(self._table[begin:end].tobytes() for begin, end in spans)
         whole = text.count(b"\n") == 3 * len(rows)
         if not whole or not np.array_equal(_index(text)[1:], [self._first[rows], self._second[rows]]):
             raise self._damaged("an entry is not what was indexed")
