@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -308,3 +309,84 @@ def _weighted(grams: Counter[Any], documents: Counter[Any], log_size: float) -> 
         norms[n] += vectors[n][gram] ** 2
         size += count if n == 1 else 0
     return vectors, [math.sqrt(norm) for norm in norms], size
+
+
+class PlainMeteor:
+    """METEOR as pycocoevalcap runs it: its command, each pair asked for and awaited, then one question for scores."""
+
+    def __init__(self, jar: Path) -> None:
+        command = ["java", "-jar", "-Xmx2G", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, encoding="utf-8")
+
+    def scores(self, pairs: Sequence[tuple[str, str]]) -> tuple[float, list[float]]:
+        """The score of (hypothesis, reference) pairs as one corpus, and that of each."""
+        statistics = []
+        for said, true in pairs:
+            self._ask(f"SCORE ||| {true} ||| {said}")
+            statistics.append(self._answer())
+        self._ask(" ||| ".join(["EVAL", *statistics]))
+        each = [float(self._answer()) for _ in pairs]
+        return float(self._answer()), each
+
+    def close(self) -> None:
+        """End the program and wait for it."""
+        self._process.communicate()
+
+    def _ask(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+
+def soda_c(meteor: PlainMeteor, truth: Sequence[Sequence[Any]], told: Sequence[Any]) -> float:
+    """SODA_c of lists of (start, end, caption) by video, the best of a video's references: SODA's loops.
+
+    One question per true event; every pair is asked for, the true caption as the hypothesis.
+    """
+    total = 0.0
+    for references, said in zip(truth, told, strict=True):
+        best = 0.0
+        for true in references:
+            values = [[_iou(event, other) for other in said] for event in true]
+            for row, event in zip(values, true, strict=True):
+                scores = meteor.scores([(event[2], other[2]) for other in said])[1]
+                row[:] = [iou * score for iou, score in zip(row, scores, strict=True)]
+            matched = _best_sum(values)
+            precision, recall = matched / len(said), matched / len(true)
+            best = max(best, 2 * precision * recall / (precision + recall) if matched else 0.0)
+        total += best
+    return 100 * total / len(truth)
+
+
+def _best_sum(values: Sequence[Sequence[float]]) -> float:
+    table = [[0.0] * (len(values[0]) + 1) for _ in range(len(values) + 1)]
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            table[i + 1][j + 1] = max(table[i][j + 1], table[i + 1][j], table[i][j] + value)
+    return table[-1][-1]
+
+
+def dense_meteor(meteor: PlainMeteor, truth: Sequence[Any], told: Sequence[Any]) -> dict[str, float]:
+    """METEOR of pairs of events per video and threshold, of paragraphs, and SODA_c: the YouCook2 script's loops.
+
+    Its F1 and CIDEr are left out.
+    """
+    values = []
+    for threshold in (0.3, 0.5, 0.7, 0.9):
+        for true, said in zip(truth, told, strict=True):
+            pairs = []
+            for event in said:
+                close = [(event[2], other[2]) for other in true if _iou(event, other) >= threshold]
+                pairs += close or [(event[2], "nobodysaysthis")]
+            values.append(meteor.scores(pairs)[0])
+    texts = [[" ".join(event[2] for event in events) for events in side] for side in (told, truth)]
+    return {
+        "meteor": 100 * float(np.mean(values)),
+        "paragraph_meteor": 100 * meteor.scores(list(zip(*texts, strict=True)))[0],
+        "soda_c": soda_c(meteor, [[true] for true in truth], told),
+    }

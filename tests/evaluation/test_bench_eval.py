@@ -3,29 +3,50 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from timeexpert.evaluation.meteor import Meteor, MeteorError
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+QUICK = ("action_segmentation", "video_objects", "qvhighlights", "charades_text", "activitynet_captions")
+NEED_METEOR = ("soda_c", "youcook2_meteor")
+
+
+def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "scripts" / "bench_eval.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | variables)
 
 
-def test_a_row_is_appended_with_the_same_figures_on_both_sides(tmp_path: Path):
+@pytest.mark.parametrize("families", [QUICK, pytest.param(NEED_METEOR, marks=pytest.mark.slow)], ids=["numpy", "java"])
+def test_a_row_is_appended_with_the_same_figures_on_both_sides(tmp_path: Path, families: tuple[str, ...]):
+    if families is NEED_METEOR:
+        try:
+            Meteor()
+        except MeteorError as reason:
+            pytest.skip(f"METEOR cannot run here: {reason}")
     out = tmp_path / "eval.jsonl"
-    done = run("--scale", "0.01", "--repeats", "1", "--out", str(out), "--json")
+    done = run(*families, "--scale", "0.01", "--repeats", "1", "--out", str(out), "--json")
     assert done.returncode == 0, done.stderr
     row = json.loads(out.read_text())
     assert row == json.loads(done.stdout)
-    assert {"action_segmentation", "video_objects", "qvhighlights", "charades_text", "activitynet_captions"} <= set(
-        row["results"]
-    )
+    assert set(row["results"]) == set(families)
     for result in row["results"].values():
         assert min(result["cpu_s"].values()) >= 0 and all(0 < v <= 1000 for v in result["figures"].values())
+
+
+def test_families_that_need_meteor_are_skipped_with_the_way_to_get_it(tmp_path: Path):
+    done = run(*NEED_METEOR, "--out", str(tmp_path / "eval.jsonl"), "--json", PATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)["results"]
+    assert set(results) == set(NEED_METEOR)
+    assert all("apt-get install default-jre-headless" in result["skipped"] for result in results.values())
 
 
 def test_an_unknown_family_is_refused(tmp_path: Path):

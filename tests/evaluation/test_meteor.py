@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import stat
 from pathlib import Path
@@ -55,6 +56,49 @@ def test_a_text_is_asked_once_and_the_program_starts_once(program: Path):
         scorer.statistics(["same", "b ||| c\nd"], [["x"], ["y", "z"]])
     asked = Path(f"{program}.asked").read_text().splitlines()
     assert asked == ["started", "SCORE ||| x ||| same", "SCORE ||| y ||| z ||| b c d"]
+
+
+@pytest.fixture
+def tables(program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A table of paraphrases beside the jar; the file gets a line for each start: the phrases of its table."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir()
+    phrases = "".join(f"1\n{a}\n{b}\n" for a, b in zip("abcdef", "bcdefa", strict=True))
+    (tmp_path / "data" / "paraphrase-en.gz").write_bytes(gzip.compress(phrases.encode()))
+    cut = 'zcat "${!#}" | sed -n "2~3p" | tr -d "\\n"'
+    write(program, f'case "$*" in *" -a "*) {cut}; echo;; *) echo whole;; esac >> {tmp_path}/starts; {ANSWERS}')
+    return tmp_path / "starts"
+
+
+def test_the_program_starts_with_the_paraphrases_of_the_texts_and_later_with_the_whole_table(tables: Path):
+    with Meteor() as scorer:
+        for told, true in ("ab", "ba", "bc", "cd", "ab", "de", "ef", "fa", "xa"):
+            scorer.statistics([told], [[true]])
+    assert tables.read_text().split() == ["a", "ab", "abc", "abcd", "whole"]
+
+
+def test_announced_texts_need_no_second_start(tables: Path):
+    with Meteor() as scorer:
+        scorer.announce(["c"])
+        scorer.announce(["d b"])
+        for told, true in ("ab", "bc", "cd"):
+            scorer.statistics([told], [[true]])
+    assert tables.read_text().split() == ["abc"]
+
+
+@pytest.mark.parametrize("broken", ["unwritable", "damaged"])
+def test_without_a_good_copy_of_the_table_the_program_reads_its_own(tables: Path, tmp_path: Path, broken: str):
+    if broken == "unwritable":
+        (tmp_path / "cache").write_text("no folder")
+    else:
+        Meteor().statistics(["a"], [["b"]])
+        tables.unlink()
+        (copy,) = (tmp_path / "cache" / "timeexpert").iterdir()
+        copy.write_bytes(copy.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match=r"METEOR reads its whole table of paraphrases.*cache"), Meteor() as scorer:
+        rows = scorer.statistics(["same"], [["x"]])
+        scorer.statistics(["a"], [["b"]])
+    assert meteor(rows) == 1.0 and tables.read_text().split() == ["whole"]
 
 
 def test_no_texts_need_no_program(program: Path):

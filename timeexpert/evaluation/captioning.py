@@ -95,6 +95,7 @@ def dense_captioning(
     columns |= _paragraph_cider(paragraphs, len(videos))
     notes = [_WITHOUT_METEOR + meteor_scores.INSTALL] if meteor is None else []
     if meteor is not None:
+        meteor.announce([*pairs.tokens, *paragraphs.said, *(text for texts in paragraphs.true for text in texts)])
         try:
             said = pairs.meteor_column(meteor) | _paragraph_meteor(paragraphs, len(videos), meteor)
             columns |= said | {"soda_c": soda.soda_of(videos, soda.CONVENTIONS[rules.soda], "c", meteor)[:, 2]}
@@ -166,8 +167,10 @@ def _found(videos: Sequence[Video], rules: CaptioningConvention) -> dict[str, Fl
 @dataclass(frozen=True, eq=False)
 class _Pairs:
     """Captions to compare, as tokens: for each video and threshold every pair of events that overlap enough, and
-    every prediction without such a pair beside a word that nobody says. ``group`` is video * thresholds + threshold."""
+    every prediction without such a pair beside a word that nobody says. ``group`` is video * thresholds + threshold.
+    ``tokens`` are all captions of these videos."""
 
+    tokens: Sequence[str]
     said: Sequence[str]
     true: Sequence[str]
     group: NDArray[np.int64]
@@ -193,7 +196,7 @@ class _Pairs:
         tokens = ptb.tokenize(soda.ascii_text(t) if rules.ascii_only else t for t in texts)
         nothing = [np.zeros(0, dtype=np.int64)]
         left, right = ([tokens[i] for i in np.concatenate(nothing + side)] for side in (said, true))
-        return cls(left, right, np.concatenate(nothing + group), len(videos))
+        return cls(tokens, left, right, np.concatenate(nothing + group), len(videos))
 
     def ngram_columns(self) -> dict[str, Floats]:
         """CIDEr-D (of 10), BLEU and ROUGE-L of each video, averaged over thresholds."""

@@ -4,6 +4,10 @@ One process serves a whole evaluation. It is asked for statistics only (its ``SC
 which stage); the score is computed here from them, with the program's own English parameters, so the score of a
 corpus is the score of a sum of rows. Equal texts are asked once. The program is pycocoevalcap's
 ``meteor-1.5.jar`` with its ``data`` folder beside it.
+
+Most of its start is its table of paraphrases, so it is given the entries that the texts can use (see
+:mod:`.meteor_paraphrases`). Later texts that can use others start it again with those added, at most
+``_STARTS`` times; then it takes the whole table.
 """
 
 from __future__ import annotations
@@ -13,8 +17,9 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import EvaluationError, require_same_length
+from .meteor_paraphrases import Paraphrases, TableError
 
 JAR_VARIABLE = "TIMEEXPERT_METEOR_JAR"
 VERSION = "METEOR 1.5 (meteor-1.5.jar, -l en -norm)"
@@ -33,6 +39,11 @@ INSTALL = (
 )
 COLUMNS = 6
 _LINES_AT_ONCE = 2000
+# The serial collector: other work wants the cores too. The first compiler alone: up to some 40,000 questions the second
+# one costs more than it saves (5.4 against 9.2 CPU s for 7,400).
+_JAVA = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+_STARTS = 4  # with a part of the table, each about a tenth of reading the whole
+_PART = "paraphrases.gz"
 _NUMBERS = 23  # the program's statistics of one item
 # Parameters of the program for English: weight of precision against recall, of fragmentation, of content words,
 # and of the four ways to match (exact, stem, synonym, paraphrase).
@@ -66,8 +77,9 @@ def find_jar(jar: str | os.PathLike[str] | None = None) -> Path:
 class Meteor:
     """The METEOR program, started at the first question and ended by :meth:`close`, ``with`` or the interpreter.
 
-    ``timeout_s`` bounds each wait for 2,000 answers (the first one loads 60 MB of paraphrases). Not for use from
-    several threads. Raises :class:`MeteorError` where Java or the jar are missing.
+    ``timeout_s`` bounds each wait for 2,000 answers (the first one may load 60 MB of paraphrases). Not for use from
+    several threads. Raises :class:`MeteorError` where Java or the jar are missing. Warns where the program has to
+    read its whole table of paraphrases, which takes longer and gives the same figures.
     """
 
     def __init__(self, jar: str | os.PathLike[str] | None = None, *, timeout_s: float = 600.0) -> None:
@@ -75,13 +87,22 @@ class Meteor:
         if java is None:
             raise MeteorError(f"there is no `java` on the PATH. {INSTALL}")
         self.jar = find_jar(jar)
-        # The serial collector: other work wants the cores too.
-        self._command = [java, "-Xmx2G", "-XX:+UseSerialGC", "-Dfile.encoding=UTF-8", "-jar", str(self.jar)]
+        self._command = [os.path.abspath(java), "-Xmx2G", *_JAVA, "-Dfile.encoding=UTF-8", "-jar", str(self.jar)]
         self._command += ["-", "-", "-stdio", "-l", "en", "-norm"]
         self._timeout_s = timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
         self._known: dict[str, NDArray[np.float64]] = {}
+        self._announced: set[str] = set()
+        self._paraphrases: Paraphrases | None = None
+        self._table = self.jar.parent / "data" / "paraphrase-en.gz"
+        self._rows = np.zeros(0, dtype=np.int64) if self._table.is_file() else None  # the program has; None: all
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._starts = 0
+
+    def announce(self, texts: Iterable[str]) -> None:
+        """Say which texts later questions will hold, so that one start does for all. No figure depends on it."""
+        self._announced.update(texts)
 
     def statistics(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> NDArray[np.float64]:
         """Statistics of each item against its best reference, float64 [items, 6]; see :func:`meteor`.
@@ -91,6 +112,8 @@ class Meteor:
         require_same_length(references, hypotheses)
         lines = [_line(hypothesis, texts) for hypothesis, texts in zip(hypotheses, references, strict=True)]
         unknown = [line for line in dict.fromkeys(lines) if line not in self._known]
+        if unknown:
+            self._choose_paraphrases({text for line in unknown for text in line.split(_SEPARATOR)})
         for begin in range(0, len(unknown), _LINES_AT_ONCE):
             asked = unknown[begin : begin + _LINES_AT_ONCE]
             self._known.update(zip(asked, self._ask(asked), strict=True))
@@ -104,6 +127,9 @@ class Meteor:
         if self._errors is not None:
             self._errors.close()
             self._errors = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
 
     def __enter__(self) -> Meteor:
         return self
@@ -136,11 +162,40 @@ class Meteor:
         writer.join()
         return _columns(np.array(answers))
 
+    def _choose_paraphrases(self, texts: set[str]) -> None:
+        """Have the program hold every paraphrase that the texts can use: end it where it does not."""
+        if self._rows is None:
+            return
+        try:
+            if self._paraphrases is None:
+                self._paraphrases = Paraphrases(self._table)
+            rows = self._paraphrases.rows(texts | self._announced)
+            self._announced = set()
+            if self._process is not None and np.isin(rows, self._rows).all():
+                return
+            self.close()
+            self._rows = np.union1d(rows, self._rows) if self._starts < _STARTS else None
+            self._starts += 1
+            if self._rows is not None:
+                self._folder = tempfile.TemporaryDirectory(prefix="meteor-")
+                self._paraphrases.write(self._rows, Path(self._folder.name) / _PART)
+        except (OSError, TableError) as error:
+            self.close()
+            self._rows = None
+            warnings.warn(f"METEOR reads its whole table of paraphrases at its start: {error}.", stacklevel=3)
+
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             self._errors = tempfile.TemporaryFile()  # a pipe that nobody reads would fill and block the program
+            part = [] if self._folder is None else ["-a", _PART]
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
+                [*self._command, *part],
+                cwd=None
+                if self._folder is None
+                else self._folder.name,  # the program takes the name for a piece of a URL
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
             )
             self._finalizer = weakref.finalize(self, _end, self._process)
         return self._process
