@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -18,7 +19,10 @@ def cpu_name() -> str:
 
 
 def commit(*paths: str) -> str:
-    """The checkout's commit, with + where ``paths`` were changed since; or unknown."""
+    """The checkout's commit, with + where ``paths`` were changed since; or unknown, also without git."""
+
+    if shutil.which("git") is None:
+        return "unknown"
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
