@@ -45,12 +45,12 @@ docs/filters.md explains every setting. The same command goes on where a run was
 def run(args: argparse.Namespace) -> int:
     """Filter; 0 where something was kept, 1 where nothing was."""
     import json
-    import os
     from dataclasses import asdict
 
     from timeexpert.config import dump, load
     from timeexpert.data.filters import FilterConfig, run_filters
     from timeexpert.data.filters.curves import read_labels
+    from timeexpert.data.pool import workers_or_default
     from timeexpert.data.progress import shown
     from timeexpert.errors import UserError
 
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
             args.media,
             args.output,
             config,
-            workers=args.workers if args.workers is not None else min(8, len(os.sched_getaffinity(0))),
+            workers=workers_or_default(args.workers),
             timeout_s=args.timeout_s,
             labels=read_labels(args.labels) if args.labels is not None else None,
             progress=progress,

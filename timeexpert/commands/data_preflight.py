@@ -57,9 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check; 0 where some clip can be used, 1 where none can."""
     import json
-    import os
     from dataclasses import asdict
 
+    from timeexpert.data.pool import workers_or_default
     from timeexpert.data.preflight.findings import DEFAULT_EXCLUDE
     from timeexpert.data.preflight.run import preflight
     from timeexpert.data.preflight.stretches import StretchConfig
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from timeexpert.reports.preflight_page import write_preflight_page
 
     names = ("black_s", "black_level", "frozen_s", "frozen_level", "gap_s")
-    workers = args.workers if args.workers is not None else min(8, len(os.sched_getaffinity(0)))
+    workers = workers_or_default(args.workers)
     with shown("checking clips", quiet=args.json) as progress:
         report = preflight(
             args.path,

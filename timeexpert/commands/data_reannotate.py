@@ -44,10 +44,10 @@ docs/reannotation.md explains every setting. The same command goes on where a ru
 def run(args: argparse.Namespace) -> int:
     """Re-annotate; 0 where there were samples, 1 where no line was one."""
     import json
-    import os
     from dataclasses import asdict
 
     from timeexpert.config import dump, load
+    from timeexpert.data.pool import workers_or_default
     from timeexpert.data.progress import shown
     from timeexpert.errors import UserError
     from timeexpert.reannotation import ReannotateConfig, reannotate
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
             args.media,
             args.output,
             config,
-            workers=args.workers if args.workers is not None else min(8, len(os.sched_getaffinity(0))),
+            workers=workers_or_default(args.workers),
             timeout_s=args.timeout_s,
             progress=progress,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import time
 from collections import deque
@@ -16,6 +17,11 @@ from timeexpert.errors import UserError
 
 R = TypeVar("R")
 _SPAWN = multiprocessing.get_context("spawn")  # fork would copy threads' locks (a progress bar's) in any state
+
+
+def workers_or_default(workers: int | None) -> int:
+    """``workers``, or where none are named one for each core that this process may use, at most 8."""
+    return min(8, len(os.sched_getaffinity(0))) if workers is None else workers
 
 
 @dataclass(frozen=True)
