@@ -22,9 +22,10 @@ import numpy as np
 from timeexpert.errors import UserError
 
 from .lock import locked
-from .media import resolve_media
+from .media import require_media, resolve_media
 from .pool import Failed, WorkerPool
 from .records import SampleError, read_samples
+from .sample_lines import require_samples
 from .shard_index import write_atomically
 
 SAMPLES, FAILED, SETTINGS = "samples.jsonl", "failed.jsonl", "cache.json"
@@ -167,10 +168,8 @@ def cache_clips(
     left out. Raises :class:`CacheError`, also where another process is writing into ``out``.
     """
     samples, media, out = Path(samples), Path(media), Path(out)
-    if not samples.is_file():
-        raise CacheError(f"{samples}: no such file. Give a Sample .jsonl, as timeexpert data convert writes it.")
-    if not media.is_dir():
-        raise CacheError(f"{media}: no such folder. --media is the folder that the samples' video paths start from.")
+    require_samples(samples, CacheError)
+    require_media(media, CacheError)
     (out / "media").mkdir(parents=True, exist_ok=True)
     with locked(out, "data cache", CacheError):
         _same_settings(out, kind.settings)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from timeexpert.data.media import VIDEO_SUFFIXES, MediaError, resolve_media
+from timeexpert.data.media import VIDEO_SUFFIXES, MediaError, require_media, resolve_media
 from timeexpert.data.records import Sample, SampleError, read_samples
 from timeexpert.data.shard_index import MANIFEST, UNFINISHED
 from timeexpert.errors import UserError
@@ -72,8 +72,7 @@ def find_clips(path: Path, media: Path | None) -> Source:
 def _from_samples(path: Path, media: Path) -> Source:
     if not path.is_file():
         raise UserError(f"{path}: no such samples file. --media goes with a Sample .jsonl; leave it out for a folder.")
-    if not media.is_dir():
-        raise UserError(f"{media}: no such folder. --media is the folder that the samples' video paths start from.")
+    require_media(media, UserError)
     clips: dict[str, Clip] = {}
     bad_lines = []
     for line, sample in read_samples(path):
