@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from timeexpert.errors import UserError
+from timeexpert.errors import UserError, did_you_mean
 from timeexpert.tokenization import EventError, EventSequence
 
 TASKS = (
@@ -65,7 +64,9 @@ class Sample:
                 f"video ({self.video!r}) must be a relative path without '..': it is looked up in --media."
             )
         if self.task not in TASKS:
-            raise SampleError(f"task ({self.task!r}) must be one of {', '.join(TASKS)}.{_near(self.task, TASKS)}")
+            raise SampleError(
+                f"task ({self.task!r}) must be one of {', '.join(TASKS)}.{did_you_mean(self.task, TASKS)}"
+            )
         if self.duration_s is not None:
             d = self.duration_s
             if isinstance(d, bool) or not isinstance(d, (int, float)) or not isfinite(d) or d <= 0:
@@ -100,7 +101,9 @@ class Sample:
             raise SampleError(f"a sample must be a JSON object, not {type(row).__name__}.")
         for name in row:
             if name not in _FIELDS:
-                raise SampleError(f"unknown field {name!r}; a sample has {', '.join(_FIELDS)}.{_near(name, _FIELDS)}")
+                raise SampleError(
+                    f"unknown field {name!r}; a sample has {', '.join(_FIELDS)}.{did_you_mean(name, _FIELDS)}"
+                )
         for name in ("id", "video", "task", "prompt", "events"):
             if name not in row:
                 raise SampleError(f"field {name!r} is missing.")
@@ -126,11 +129,6 @@ class Sample:
 
 
 _FIELDS = ("id", "video", "duration_s", "task", "prompt", "events", "source", "meta")
-
-
-def _near(name: Any, known: tuple[str, ...]) -> str:
-    match = get_close_matches(str(name), known, n=1)
-    return f" Did you mean {match[0]!r}?" if match else ""
 
 
 def _refuse_constant(name: str) -> float:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from timeexpert.data.records import Sample
+from timeexpert.errors import did_you_mean
 from timeexpert.tokenization import EventSequence
 
 from . import answer_text, captioning, choices, grounding, highlights, multi_segment, segmentation
@@ -297,8 +297,7 @@ def task_named(name: str) -> Task:
 def named(tasks: Mapping[str, T], name: str) -> T:
     """The row of ``tasks`` with that name. Raises :class:`EvaluationError` with the names there are."""
     if name not in tasks:
-        near = get_close_matches(name, tasks, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, tasks)
         raise EvaluationError(f"--task ({name!r}) must be one of {', '.join(tasks)}.{hint}")
     return tasks[name]
 
@@ -309,7 +308,7 @@ def check_convention(tasks: Sequence[Any], convention: str) -> None:
         if convention not in task.conventions:
             raise EvaluationError(
                 f"--convention ({convention!r}) is none of {task.name}'s: {', '.join(task.conventions)}. Choose one of "
-                "them, or other tasks with --task."
+                f"them, or other tasks with --task.{did_you_mean(convention, task.conventions)}"
             )
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+
+from timeexpert.errors import did_you_mean
 
 from ..errors import EvaluationError
 from ..records import Told
@@ -77,8 +78,7 @@ def read_predictions(path: Path, format: str = "auto") -> Predictions:
     elif format in FORMATS:
         chosen = FORMATS[format]
     else:
-        near = get_close_matches(format, FORMATS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(format, FORMATS)
         raise EvaluationError(f"--format ({format!r}) must be auto or one of {_names()}.{hint}")
     rows: list[Row] = []
     for number, member in enumerate(members):
