@@ -113,7 +113,8 @@ def test_a_result_that_cannot_be_written_is_said(
     words = [*files, str(references), "--task", "moment_retrieval", "-o", str(tmp_path / "out")]
     assert main(["score", *words, "--no-intervals"]) == 2
     said = capsys.readouterr().err.replace("\n", "")
-    assert f"{name}: cannot be written" in said and "Is a directory" in said
+    assert f"out/{name}: cannot be written" in said and "Is a directory" in said
+    assert "another -o." in said and "--html" not in said
 
 
 def test_a_file_without_an_answer_says_what_its_rows_are(

@@ -24,14 +24,14 @@ CSS = (
 def write_filter_page(folder: Path, media: Path | None) -> Path:
     """Write ``folder/filter.html`` from the files of a finished run; frames come from ``media``.
 
-    Raises :class:`ReportError` where the folder holds no finished run.
+    Raises :class:`ReportError` where the folder holds no finished run, and where the page cannot be written.
     """
     try:
         report = json.loads((folder / "filter.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ReportError(f"{folder}: holds no finished run of data filter ({error}). Run it first.") from None
     path = folder / "filter.html"
-    write_html(path, page("Filters", _body(folder, media, report), css=CSS))
+    write_html(path, page("Filters", _body(folder, media, report), css=CSS), "-o")
     return path
 
 

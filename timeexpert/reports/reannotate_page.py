@@ -33,7 +33,7 @@ WIDTH, LEFT, BAR, GAP = 1000, 52, 15, 3
 def write_reannotate_page(folder: Path, media: Path | None) -> Path:
     """Write ``folder/reannotate.html`` from the files of a finished run; frames come from ``media``.
 
-    Raises :class:`ReportError` where the folder holds no finished run.
+    Raises :class:`ReportError` where the folder holds no finished run, and where the page cannot be written.
     """
     try:
         report = json.loads((folder / "reannotate.json").read_text(encoding="utf-8"))
@@ -44,7 +44,7 @@ def write_reannotate_page(folder: Path, media: Path | None) -> Path:
     chosen = {changed[round(i * (len(changed) - 1) / max(1, count - 1))] for i in range(count)}
     examples = [s for _, s in read_samples(folder / "samples.jsonl") if isinstance(s, Sample) and s.id in chosen]
     path = folder / "reannotate.html"
-    write_html(path, page("Re-annotation", _body(report, examples, len(changed), media), css=CSS))
+    write_html(path, page("Re-annotation", _body(report, examples, len(changed), media), css=CSS), "-o")
     return path
 
 

@@ -95,12 +95,12 @@ def write_page(path: Path, html: str) -> None:
     path.write_text(html, encoding="utf-8", errors="backslashreplace")
 
 
-def write_html(path: Path, html: str) -> None:
-    """:func:`write_page` for a file that a user named. Raises :class:`ReportError` where it cannot be written."""
+def write_html(path: Path, html: str, option: str = "--html") -> None:
+    """:func:`write_page` to where a user's ``option`` says. Raises :class:`ReportError` where it cannot be written."""
     try:
         write_page(path, html)
     except OSError as error:
-        raise ReportError(f"--html {path}: cannot be written ({error.strerror}). Give another file.") from None
+        raise ReportError(f"{path}: cannot be written ({error.strerror}). Give another {option}.") from None
 
 
 def table(
