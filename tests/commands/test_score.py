@@ -89,6 +89,10 @@ def test_what_cannot_be_scored_is_said(references: Path, tmp_path: Path, capsys:
             [told, references, "--task", "moment_map", "--convention", "trace"],
             "none of moment_map's: strict, moment_detr",
         ),
+        (
+            [told, references, "--task", "moment_retrieval", "--convention", "timchat"],
+            "or other tasks with --task. Did you mean 'timechat'?",
+        ),
         ([told, "--task", "moment_map"], "give PREDICTIONS REFERENCES, or --oracle DIR; 1 files were given."),
         (["--compare", told, told, "--task", "moment_map"], "give --compare A B REFERENCES"),
         ([tmp_path / "none.json", references, "--task", "moment_map"], "none.json: cannot be read: No such file"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -146,14 +148,27 @@ def _bounded_int(text: str) -> int:
     return int(text)
 
 
+@contextmanager
+def json_limits() -> Iterator[None]:
+    """Raise :class:`SampleError` where ``json`` meets a limit of Python's; errors of the syntax pass."""
+    try:
+        yield
+    except (json.JSONDecodeError, SampleError):
+        raise
+    except RecursionError:
+        raise SampleError("not JSON that can be read: nested too deeply.") from None
+    except ValueError:
+        digits = sys.get_int_max_str_digits()
+        raise SampleError(f"not JSON that can be read: an integer of more than {digits} digits.") from None
+
+
 def parse_json(text: str) -> Any:
     """``json.loads`` that refuses NaN, Infinity, 1e999 and huge integers. Raises :class:`SampleError`."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite_float, parse_int=_bounded_int)
+        with json_limits():
+            return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite_float, parse_int=_bounded_int)
     except json.JSONDecodeError as error:
         raise SampleError(f"not JSON: {error}") from None
-    except RecursionError:
-        raise SampleError("not JSON that can be read: nested too deeply.") from None
 
 
 def read_samples(path: str | Path) -> Iterator[tuple[int, Sample | SampleError]]:

@@ -6,14 +6,13 @@ one pair of files is read once.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from timeexpert.data.formats.reading import json_lines
+from timeexpert.data.formats.reading import FormatError, json_lines, load_json
 
 from . import bidirectional, etbench, loombench, segmentation, video_highlights, video_objects
 from .errors import MISSING, EvaluationError
@@ -62,6 +61,13 @@ def _etbench(task: str, given: Given, convention: str, meteor: Meteor | None) ->
     """Rows of the benchmark; answers are rows of the same (task, source, idx) with the text in ``a``."""
     questions, answers = given.etbench
     asked = [row for row in questions if row.get("task") == task]
+    first: dict[Any, int] = {}
+    for number, row in enumerate(questions):
+        if first.setdefault(_key(row), number) != number:
+            raise EvaluationError(
+                f"{given.references}: row {number} has the task, source and idx of row {first[_key(row)]} "
+                f"({' '.join(_key(row))}). Give every question an idx of its own."
+            )
     if not asked:
         raise EvaluationError(f"{given.references}: holds no row of task {task!r}. Give E.T. Bench's annotations.")
     told: dict[Any, Any] = {}
@@ -78,10 +84,12 @@ def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise EvaluationError(f"{path}: no such file. Give a list of E.T. Bench rows.")
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise EvaluationError(f"{path}: cannot be read as JSON: {error}. Give a list of E.T. Bench rows.") from None
+        rows = load_json(path)
+    except FormatError as error:
+        raise EvaluationError(str(error)) from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise EvaluationError(f"{path}: must be a list of objects, as E.T. Bench's annotations are.")
     return rows
@@ -129,16 +137,20 @@ def _files(folder: Path) -> dict[str, Path]:
 def _clip_labels(benchmark: Any, given: Given, convention: str, _: Meteor | None) -> Any:
     """Lighthouse's lines with ``label`` (clips x annotators); answers are ``pred_saliency_scores`` by ``qid``."""
     rows = list(json_lines(given.references))
-    bad = next(
-        (row.where for row in rows if row.problem or not isinstance(row.value, dict) or "label" not in row.value), ""
-    )
-    if bad or not rows:
-        raise EvaluationError(
-            f"{given.references.parent / bad}: a line must be an object with qid and label (a list per clip)."
-        )
+    if not rows:
+        raise EvaluationError(f"{given.references}: holds no line. Give objects with qid and label (a list per clip).")
+    first: dict[str, str] = {}
+    for row in rows:
+        where = given.references.parent / row.where
+        if row.problem or not isinstance(row.value, dict) or "label" not in row.value:
+            problem = row.problem.rstrip(".") or "a line must be an object with qid and label (a list per clip)"
+            raise EvaluationError(f"{where}: {problem}. Correct the row.")
+        qid = str(row.value.get("qid", row.key))
+        if first.setdefault(qid, row.where) != row.where:
+            raise EvaluationError(f"{where}: qid {qid!r} stands in {first[qid]} already. Give every row its own.")
     told = read_predictions(given.predictions, "moment_detr").by("qid")
     truth = [row.value["label"] for row in rows]
-    items = [str(row.value.get("qid", row.key)) for row in rows]
+    items = list(first)
     answers = [told.pop(item, None) for item in items]
     scores = [MISSING if a is None else None if a.problem is not None else a.clip_scores for a in answers]
     domains = [str(row.value["domain"]) for row in rows] if all("domain" in row.value for row in rows) else None

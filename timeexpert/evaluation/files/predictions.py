@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from timeexpert.data.formats.reading import line_past_limits
+from timeexpert.data.records import SampleError, json_limits
 from timeexpert.errors import did_you_mean
 
 from ..errors import EvaluationError
@@ -102,9 +104,15 @@ def _members(path: Path) -> tuple[list[Any], list[str]]:
     except OSError as error:
         raise EvaluationError(f"{path}: cannot be read: {error.strerror}. Give a file of predictions.") from None
     try:
-        whole = json.loads(text)
-    except (ValueError, RecursionError):
+        with json_limits():
+            whole = json.loads(text)
+    except json.JSONDecodeError:
         return _lines(path, text)
+    except SampleError as error:
+        first, _, rest = text.strip().partition("\n")
+        if rest and first.rstrip().endswith("}"):  # a row of its own
+            return _lines(path, text)
+        raise EvaluationError(f"{path}:{line_past_limits(text)}: {error} Correct it.") from None
     if isinstance(whole, list):
         return whole, []
     if isinstance(whole, dict) and _is_record(whole):
@@ -130,9 +138,12 @@ def _lines(path: Path, text: str) -> tuple[list[Any], list[str]]:
             members.append(line.strip())
             continue
         try:
-            members.append(json.loads(line))
-        except (ValueError, RecursionError):
+            with json_limits():
+                members.append(json.loads(line))
+        except json.JSONDecodeError:
             bad.append(f"{path.name}:{number} is not JSON")
+        except SampleError as error:
+            bad.append(f"{path.name}:{number} is {str(error).rstrip('.')}")
     if not members and bad:
         raise EvaluationError(f"{path}: not JSON, JSON lines or Charades-STA lines (line 1 is {text[:60]!r}).")
     return members, bad
