@@ -127,6 +127,16 @@ def test_a_moment_detr_submission_serves_windows_and_clips(tmp_path: Path) -> No
     assert clips["hit1"] == 50.0
 
 
+def test_highlights_in_words_are_scored_and_those_in_no_known_form_did_not_parse(tmp_path: Path) -> None:
+    rows = [
+        {"qid": 7, "answer": "There are 3 highlight moments in the 0, 2, 6 second. Their saliency scores are 4, 2, 1."},
+        {"qid": 8, "answer": "The dog jumps, which is the best part."},
+    ]
+    stated = scores(tmp_path, "highlight_detection", QVH, rows, "p.jsonl")
+    assert stated["figures"]["hit1"] == 50.0
+    assert {k: stated["counts"][k] for k in ("answered", "parsed")} == {"answered": 2, "parsed": 1}
+
+
 def test_published_truth_is_taken_as_it_is_unsorted_and_past_the_end(tmp_path: Path) -> None:
     (reference,) = read_references(write(tmp_path / "val.json", DENSE), "dense_captioning")
     assert reference.sample.events.segments_s == [(4.0, 8.0), (0.0, 12.5)]

@@ -15,7 +15,7 @@ from timeexpert.data.records import Sample
 from timeexpert.errors import did_you_mean
 from timeexpert.tokenization import EventSequence
 
-from . import answer_text, captioning, choices, grounding, highlights, multi_segment, segmentation
+from . import answer_text, captioning, choices, grounding, highlight_text, highlights, multi_segment, segmentation
 from .caption_events import TimedCaptions
 from .captioning import dense_captioning
 from .class_names import ClassNames
@@ -101,13 +101,13 @@ def _ranked(told: Told) -> list[tuple[float, float, float]]:
 
 def _highlights(samples: Sequence[Sample], told: Answers, convention: str) -> Scores:
     truth = [_highlight_truth(s, t) for s, t in zip(samples, told, strict=True)]
-    points = [_read(t, t and _points(t)) for t in told]
+    points = [_read(t, t and _points(t, convention)) for t in told]
     return highlights.highlight_detection(truth, points, items=_ids(samples), convention=convention)
 
 
-def _points(told: Told) -> Any:
+def _points(told: Told, convention: str) -> Any:
     if told.from_text:
-        return None  # no reading of scores from free text is defined: it did not parse
+        return highlight_text.READINGS.get(convention, highlight_text.read_highlights)(told.text or "")
     if told.clip_scores is not None:
         return highlights.clip_points(told.clip_scores)
     return [(start_s, score) for (start_s, _), score in zip(told.segments_s, told.scores, strict=False)]
