@@ -99,6 +99,8 @@ def _print(report: PreflightReport) -> None:
     table = Table("", "count", "", title=plain(f"{report.source}: preflight"), title_justify="left")
     table.columns[1].justify = "right"
     table.add_row("clips", str(report.clips), f"{report.duration_s / 3600:.2f} hours, {report.frames} frames decoded")
+    if report.features:
+        table.add_row("  files of features", str(report.features), "every value read; pictures are not looked at")
     table.add_row("  checked before", str(report.reused))
     table.add_row("  left out (exclude.jsonl)", str(report.excluded), style="red" if report.excluded else "")
     for kind, count in report.kinds.items():
