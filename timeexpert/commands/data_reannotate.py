@@ -82,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
 def _print(report: ReannotateReport) -> None:
     from rich.console import Console
 
+    from timeexpert.reports.terminal import usage_line
+
     console = Console(highlight=False, markup=False, soft_wrap=True)
     good = report.samples - report.bad_input
     console.print(f"{report.out}: {report.changed_samples} of {good} samples changed")
@@ -97,11 +99,6 @@ def _print(report: ReannotateReport) -> None:
             console.print(f"{title}: " + ", ".join(f"{kind} {count}" for kind, count in counts.items()))
     again = f"{report.decoded_now} decoded now, the others measured before"
     console.print(f"{report.clips} clips: {again}; {report.unreadable_clips} unreadable")
-    usage = report.usage
-    if usage:
-        cost = "" if usage["cost"] is None else f", cost {usage['cost']:.4f}"
-        console.print(
-            f"endpoint: {usage['requests']} answers, {usage['from_cache']} from the cache, {usage['failed']} failed, "
-            f"{usage['prompt_tokens']} + {usage['completion_tokens']} tokens{cost}"
-        )
+    if report.usage:
+        console.print(usage_line(report.usage))
     console.print(f"before and after: {report.out}/reannotate.html")

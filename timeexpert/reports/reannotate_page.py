@@ -12,7 +12,7 @@ from timeexpert.data.records import Sample, read_samples
 
 from .errors import ReportError
 from .frame_strip import STRIP_CSS, frame_strip
-from .style import cards, notes, page, table, write_html
+from .style import cards, notes, page, table, usage_cards, write_html
 
 EXAMPLES = 12  # changed samples shown, spread evenly over all
 FRAMES = 10  # of each of them
@@ -70,14 +70,7 @@ def _body(report: dict[str, Any], examples: Sequence[Sample], changed: int, medi
     yield cards(figures)
     yield f"<p>{escape(_who(report))}</p>"
     if report["usage"]:
-        usage = report["usage"]
-        shown = {
-            "answers": str(usage["requests"]),
-            "from the cache": str(usage["from_cache"]),
-            "failed": str(usage["failed"]),
-            "tokens in, out": f"{usage['prompt_tokens']}, {usage['completion_tokens']}",
-        }
-        yield cards(shown | ({} if usage["cost"] is None else {"cost": f"{usage['cost']:.4g}"}))
+        yield usage_cards(report["usage"])
     if report["steps"]:
         yield table(["what was done", "events"], list(report["steps"].items()))
     yield notes([f"{count} times: {kind} (untouched.jsonl)" for kind, count in report["untouched"].items()])

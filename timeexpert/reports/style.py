@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,17 @@ def cards(values: dict[str, str]) -> str:
         f'<div class="card"><b>{escape(value)}</b><span>{escape(name)}</span></div>' for name, value in values.items()
     )
     return f'<div class="cards">{items}</div>'
+
+
+def usage_cards(usage: Mapping[str, Any]) -> str:
+    """:func:`cards` of what an endpoint was asked: the fields of :class:`~timeexpert.data.endpoint.Usage`."""
+    shown = {
+        "answers": str(usage["requests"]),
+        "from the cache": str(usage["from_cache"]),
+        "failed": str(usage["failed"]),
+        "tokens in, out": f"{usage['prompt_tokens']}, {usage['completion_tokens']}",
+    }
+    return cards(shown | ({} if usage["cost"] is None else {"cost": f"{usage['cost']:.4g}"}))
 
 
 def chooser(name: str, legend: str, kind: str, options: Sequence[str], *, chosen: int | None = None) -> str:
