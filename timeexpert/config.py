@@ -32,6 +32,7 @@ class _Loader(yaml.SafeLoader):
     """YAML's safe loader, which keeps the last of two equal keys without a word: here that is an error."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """As the base class; raises ``ComposerError`` at the second of two equal keys."""
         node = super().compose_mapping_node(anchor)
         seen: set[tuple[str, str]] = set()
         for key, _ in node.value:

@@ -120,6 +120,7 @@ class _Worker:
         self.started = 0.0
 
     def start(self, number: int, task: tuple[Any, ...]) -> None:
+        """Send ``task`` to the process, which is started where there is none."""
         if self.connection is None:
             self.connection, theirs = _SPAWN.Pipe()
             self.process = _SPAWN.Process(target=_serve, args=(self.function, theirs), daemon=True)
@@ -132,6 +133,7 @@ class _Worker:
             pass  # it died between two tasks: the pipe's end says so to result()
 
     def result(self, timeout_s: float) -> Any:
+        """What the task gave, or :class:`Failed` where the process died or said nothing; it is ended then."""
         assert self.connection is not None
         if not self.connection.poll():
             self.stop()

@@ -76,12 +76,14 @@ def read_predictions(path: Path, format: str = "auto") -> Predictions:
                 chosen = FORMATS["ours"]  # an empty file: everything is missing
             else:
                 shown = f" Its first record is {members[0]!r:.120}." if members else f" {bad[0]}."
-                raise EvaluationError(f"{path}: no known shape of predictions.{shown} Name it: --format {_names()}.")
+                raise EvaluationError(
+                    f"{path}: no known shape of predictions.{shown} Name it: --format {', '.join(FORMATS)}."
+                )
     elif format in FORMATS:
         chosen = FORMATS[format]
     else:
         hint = did_you_mean(format, FORMATS)
-        raise EvaluationError(f"--format ({format!r}) must be auto or one of {_names()}.{hint}")
+        raise EvaluationError(f"--format ({format!r}) must be auto or one of {', '.join(FORMATS)}.{hint}")
     rows: list[Row] = []
     for number, member in enumerate(members):
         before = len(rows)
@@ -89,10 +91,6 @@ def read_predictions(path: Path, format: str = "auto") -> Predictions:
         if len(rows) == before:
             bad.append(f"{path.name}: record {number + 1} names no question: {member!r:.80}")
     return Predictions(path, chosen.name, chosen.keys, rows, bad)
-
-
-def _names() -> str:
-    return ", ".join(FORMATS)
 
 
 def _members(path: Path) -> tuple[list[Any], list[str]]:
