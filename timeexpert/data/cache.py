@@ -125,7 +125,7 @@ def check_fps(fps: float) -> None:
 
 def frames_per_second(frame_times_s: np.ndarray, duration_s: float, fps: float) -> np.ndarray:
     """Places (int64, sorted) of the frames on screen at 0, 1 / fps, 2 / fps, ... seconds, each once."""
-    from .video import on_screen
+    from .video_index import on_screen
 
     return np.unique(on_screen(frame_times_s, np.arange(0.0, duration_s, 1 / fps)))
 

@@ -32,7 +32,7 @@ from timeexpert.errors import UserError
 from .media import MAX_VIDEO_BYTES, is_features, resolve_media
 from .records import SampleError, parse_json
 from .sampling import Mode, sample_times
-from .video import on_screen
+from .video_index import on_screen
 
 HEADER = "timeexpert_features"  # the key in the file's metadata
 VERSION = 1
