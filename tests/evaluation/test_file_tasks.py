@@ -103,3 +103,13 @@ def test_a_bad_file_of_clip_labels_is_refused(tmp_path: Path, rows: list[Any], w
     told = lines(tmp_path / "p.jsonl", [{"qid": 1, "pred_saliency_scores": [1, 0]}])
     with pytest.raises(EvaluationError, match=words):
         score("youtube_highlights", told, lines(tmp_path / "r.jsonl", rows))
+
+
+def test_two_files_of_labels_of_one_video_are_refused(tmp_path: Path) -> None:
+    for name in ("truth", "told"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "v1.txt").write_text("cut\n")
+    assert score("frame_labels", tmp_path / "told", tmp_path / "truth")["accuracy"] == 100.0
+    (tmp_path / "told" / "v1").write_text("pour\n")
+    with pytest.raises(EvaluationError, match=r"v1\.txt: v1 beside it is of the same video\. Keep one"):
+        score("frame_labels", tmp_path / "told", tmp_path / "truth")

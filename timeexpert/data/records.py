@@ -24,6 +24,7 @@ TASKS = (
 )
 TIMED_TASKS = ("dense_captioning", "moment_retrieval", "highlight_detection", "action_segmentation")
 SEGMENT_TASKS = ("dense_captioning", "moment_retrieval", "action_segmentation")  # answers with start and end
+TOO_DEEP = "not JSON that can be read: nested too deeply."
 DURATION_TOLERANCE_S = 0.5  # annotations are often rounded up past the last frame
 
 
@@ -156,7 +157,7 @@ def json_limits() -> Iterator[None]:
     except (json.JSONDecodeError, SampleError):
         raise
     except RecursionError:
-        raise SampleError("not JSON that can be read: nested too deeply.") from None
+        raise SampleError(TOO_DEEP) from None
     except ValueError:
         digits = sys.get_int_max_str_digits()
         raise SampleError(f"not JSON that can be read: an integer of more than {digits} digits.") from None
@@ -165,10 +166,11 @@ def json_limits() -> Iterator[None]:
 def parse_json(text: str) -> Any:
     """``json.loads`` that refuses NaN, Infinity, 1e999 and huge integers. Raises :class:`SampleError`."""
     try:
-        with json_limits():
-            return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite_float, parse_int=_bounded_int)
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite_float, parse_int=_bounded_int)
     except json.JSONDecodeError as error:
         raise SampleError(f"not JSON: {error}") from None
+    except RecursionError:
+        raise SampleError(TOO_DEEP) from None
 
 
 def read_samples(path: str | Path) -> Iterator[tuple[int, Sample | SampleError]]:

@@ -131,7 +131,12 @@ def _files(folder: Path) -> dict[str, Path]:
     found = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
     if not found:
         raise EvaluationError(f"{folder}: no folder with files in it. Give the folder of frame labels, VIDEO.txt each.")
-    return {path.name.removesuffix(".txt"): path for path in found}
+    named: dict[str, Path] = {}
+    for path in found:
+        other = named.setdefault(path.name.removesuffix(".txt"), path)
+        if other is not path:
+            raise EvaluationError(f"{path}: {other.name} beside it is of the same video. Keep one of the two.")
+    return named
 
 
 def _clip_labels(benchmark: Any, given: Given, convention: str, _: Meteor | None) -> Any:
