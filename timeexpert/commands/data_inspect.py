@@ -185,6 +185,8 @@ def _print_table(report: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from timeexpert.data.media import is_features
+
     console = Console()
     table = Table("file", "duration s", "frames", "fps", "size", "rotation", "codec", "pixels", "remarks")
     for row in report["files"]:
@@ -220,7 +222,7 @@ def _print_table(report: dict[str, Any]) -> None:
             console.print(f"{where} is past the last readable frame ({row['duration_s']:.2f} s)", markup=False)
     for line in report["bad_lines"]:
         console.print(line, style="red", markup=False)
-    features = sum("features" in row for row in report["files"])
+    features = sum(is_features(row["path"]) for row in report["files"])
     console.print(
         f"{len(report['files']) - features} videos, {f'{features} files of features, ' if features else ''}"
         f"{report['unreadable']} unreadable, {len(report['bad_lines'])} bad lines, "

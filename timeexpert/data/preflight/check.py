@@ -143,19 +143,23 @@ _SHARED = ("duration_s", "num_frames", "fps", "variable_frame_rate", "first_pts_
 def _check_features(place: Place) -> Facts:
     file = place.open_features()
     info = file.info(check=True)
-    nothing = {"first_pts_s": 0.0, "rotation": 0, "width": 0, "height": 0, "pixel_aspect": 1.0, "time_base": ""}
     return Facts(
         duration_s=file.duration_s,
         last_frame_s=float(file.frame_times_s[-1]),
         num_frames=info["num_frames"],
         fps=info["num_frames"] / file.duration_s,
         variable_frame_rate=False,
+        time_base="",
+        first_pts_s=0.0,
+        rotation=0,
+        width=0,
+        height=0,
+        pixel_aspect=1.0,
         codec="features",
         pix_fmt=file.kind["dtype"],
         cut_short=None,
         damage=None,
         features=file.summary,
-        **nothing,
     )
 
 
