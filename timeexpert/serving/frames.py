@@ -59,4 +59,4 @@ class ImageDecoder:
             if result.reason.startswith("unexpected"):
                 raise RuntimeError(f"decoding images: {result.reason}")  # ours to mend: logged, not shown
             raise RequestError(f"image_url: decoding {result.reason}. Send smaller images.")
-        return FrameSequence(result, np.array(times_s))
+        return FrameSequence(result, tuple(times_s))

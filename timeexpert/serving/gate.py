@@ -71,13 +71,13 @@ class Gate:
                 out["Referrer-Policy"] = "no-referrer"
             await send(message)
 
-        self.metrics.in_flight += 1
+        self.metrics.in_flight.inc()
         try:
             response = await self._guarded(scope, headers, receive, send_with_headers, request_id)
             if response is not None and not status:
                 await response(scope, receive, send_with_headers)
         finally:
-            self.metrics.in_flight -= 1
+            self.metrics.in_flight.dec()
             route = self.metrics.paths.get(scope.get("endpoint"), "other")
             seconds = time.monotonic() - began
             method = scope["method"] if scope["method"] in METHODS else "other"
