@@ -76,6 +76,7 @@ class _FusedExperts(torch.autograd.Function):
         counts: list[int],
         keep: bool,
     ) -> Tensor:
+        """y_TD as :func:`fused_experts` says; ``keep``: a backward pass may follow, and what it needs is saved."""
         width, kind = down_EFD.shape[1], product_type(x_TD)
         few = not keep and 0 < len(x_TD) <= FEW_TOKENS
         multiple = len(x_TD) if few else row_multiple(x_TD.device, kind)
@@ -104,6 +105,7 @@ class _FusedExperts(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of x, of both weights and of ``weight_P``, each where it is asked for, from that of y."""
         x_TD, gate_up_ED2F, down_EFD, token_R, weight_R, place_P, gate_up_R2F = ctx.saved_tensors
         groups, kind = ctx.groups, gate_up_R2F.dtype
         x_KD, d_y_KD = x_TD.to(kind), grads[0].to(kind)

@@ -46,6 +46,7 @@ class LayerStatistics:
 
     @classmethod
     def zeros(cls, gate: Gate) -> LayerStatistics:
+        """Nothing counted yet, in the sizes and on the device of ``gate``."""
         types, experts = gate.activation_rates.shape
         device = gate.activation_rates.device
 

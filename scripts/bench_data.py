@@ -32,7 +32,7 @@ import av
 import numpy as np
 import psutil
 import webdataset
-from machine import ROOT, commit, cpu_name
+from machine import ROOT, append_row, commit, cpu_name
 from rich.console import Console
 from rich.table import Table
 
@@ -260,9 +260,7 @@ def main() -> int:
         "python": platform.python_version(), "av": av.__version__, "webdataset": webdataset.__version__,
         "commit": commit("timeexpert/data", "scripts/bench_data.py"), "repeats": args.repeats, **results,
     }  # fmt: skip
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with args.out.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    append_row(args.out, row)
     if args.json:
         print(json.dumps(row))
         return 0

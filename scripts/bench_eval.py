@@ -32,7 +32,7 @@ from typing import Any
 import bench_eval_references as references
 import numpy as np
 from bench_eval_captions import Event, captioned_events, told_again
-from machine import ROOT, commit, cpu_name
+from machine import ROOT, append_row, commit, cpu_name
 from rich.console import Console
 from rich.table import Table
 
@@ -356,9 +356,7 @@ def main() -> int:
         "commit": commit("timeexpert/evaluation", "scripts/bench_eval.py", "scripts/bench_eval_references.py"),
         "repeats": args.repeats, "scale": args.scale, "results": results,
     }  # fmt: skip
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with args.out.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    append_row(args.out, row)
     if args.json:
         print(json.dumps(row))
         return 0

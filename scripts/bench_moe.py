@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 import transformers
-from machine import ROOT, commit, cpu_name
+from machine import ROOT, append_row, commit, cpu_name
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -345,9 +345,7 @@ def main() -> int:
                 progress.update(task, description=f"{','.join(map(str, vars(size).values()))} {dtype}")
                 results += measure(size, getattr(torch, dtype), device, args, lambda: progress.advance(task))
     row = {**about(args, device), "results": results}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with args.out.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    append_row(args.out, row)
     if args.json:
         print(json.dumps(row))
     else:

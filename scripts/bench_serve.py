@@ -45,7 +45,7 @@ from typing import Any
 
 import psutil
 import torch
-from machine import ROOT, commit, cpu_name
+from machine import ROOT, append_row, commit, cpu_name
 
 from timeexpert.data.scene_questions import questions
 from timeexpert.data.scenes import SynthConfig, make_scene
@@ -327,9 +327,7 @@ def main() -> int:
         "commit": commit("timeexpert", "moe", "tokenization", "scripts/bench_serve.py"), "repeats": args.repeats,
         "model": args.model.name, **results,
     }  # fmt: skip
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with args.out.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    append_row(args.out, row)
     if args.json:
         print(json.dumps(row))
     else:

@@ -1,11 +1,13 @@
-"""What a row of benchmarks/ says of the machine and of the code."""
+"""Rows of benchmarks/: what one says of the machine and of the code, and how it is kept."""
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,3 +31,10 @@ def commit(*paths: str) -> str:
 
     changed = git("status", "--porcelain", "--", *paths)
     return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Write ``row`` as one more line of ``path``, whose folder is made where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")

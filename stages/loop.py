@@ -13,7 +13,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.markup import escape
@@ -390,14 +389,3 @@ def autocast(train: TrainConfig, device: torch.device) -> AbstractContextManager
     if train.precision == "bf16" or (train.precision == "auto" and device.type == "cuda"):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
-
-
-def seed_everything(seed: int) -> None:
-    """torch and numpy; everything in the data follows from the config's seed by itself."""
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-
-
-def stage_seed(seed: int, place: int) -> int:
-    """The seed of the stage at ``place``: a restart between stages then draws what an unbroken run would."""
-    return int(np.random.SeedSequence([seed, place]).generate_state(1)[0])

@@ -62,6 +62,13 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.models = self.path / "models"
 
+    def rows(self, kind: str) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl of one kind, in their order."""
+        if not self.metrics.is_file():
+            return []
+        rows = [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines() if line]
+        return [row for row in rows if row["kind"] == kind]
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process. Raises :class:`RunError` when another one has it."""

@@ -25,6 +25,7 @@ from timeexpert.data.mixture import BatchPlanner, Mixture
 from timeexpert.data.records import Sample
 from timeexpert.data.shards import ShardDataset
 from timeexpert.errors import UserError
+from timeexpert.evaluation.folder import write_json
 from timeexpert.evaluation.records import Answer
 from timeexpert.evaluation.runner import evaluate, mean_segment, score, scored_questions
 from timeexpert.model import TimeExpert
@@ -36,10 +37,11 @@ from timeexpert.tokenization.text import HuggingFaceText, SentencePieceText, Tex
 from .answers import NOISE_SEED, answerer
 from .config import RunConfig, StageConfig
 from .frames import batch_bytes, check_frames, check_tower, features_of
-from .loop import StageRun, Stopped, autocast, seed_everything, stage_seed
+from .loop import StageRun, Stopped, autocast
 from .memory import PeakMemory, keep_freed_memory
 from .models import build_model, model_config
 from .run_folder import RunError, RunFolder
+from .seeds import seed_everything, stage_seed
 from .tables import flat_figures, summary_table
 
 if TYPE_CHECKING:  # matplotlib comes with it, which most ranks never need
@@ -285,7 +287,7 @@ class Trainer:
             self.console.print(f"evaluated {stage.name}{f' ({control})' if control else ''}: {told}", highlight=False)
 
     def _recorded(self, stage: str, control: str | None) -> bool:
-        return any(r["stage"] == stage and r.get("control") == control for r in _rows(self.run.metrics, "eval"))
+        return any(r["stage"] == stage and r.get("control") == control for r in self.run.rows("eval"))
 
     def _figures(
         self, stage: StageConfig, control: str | None, model: TimeExpert, text: TextTokenizer
@@ -323,7 +325,7 @@ class Trainer:
 
     def examples(self, count: int = 8) -> list[Example]:
         """Some held-out questions of the last evaluated stage with frames, truth and answer, for the report."""
-        stages = [r["stage"] for r in _rows(self.run.metrics, "eval") if r["control"] is None]
+        stages = [r["stage"] for r in self.run.rows("eval") if r["control"] is None]
         path = self.run.path / "predictions" / f"{stages[-1]}.jsonl" if stages else Path()
         if not path.is_file() or self.config.data.eval is None or self.dataset(self.config.data.eval).features:
             return []  # of features no picture can be made
@@ -348,7 +350,7 @@ class Trainer:
         return out
 
     def _summary(self, model: TimeExpert) -> dict[str, Any]:
-        rows = _rows(self.run.metrics, "eval")
+        rows = self.run.rows("eval")
         stages = [{"name": r["stage"], **flat_figures(r)} for r in rows if r["control"] is None]
         controls = {r["control"]: flat_figures(r) for r in rows if r["control"] is not None}
         old = self.run.path / "summary.json"
@@ -367,20 +369,6 @@ class Trainer:
         }
         write_json(old, summary)
         return summary
-
-
-def write_json(path: Path, value: Any) -> None:
-    """JSON in a file, atomically."""
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def _rows(metrics: Path, kind: str) -> list[dict[str, Any]]:
-    if not metrics.is_file():
-        return []
-    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines() if line]
-    return [row for row in rows if row["kind"] == kind]
 
 
 def _texts(dataset: ShardDataset) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from timeexpert.errors import UserError
+from timeexpert.errors import UserError, did_you_mean
 from timeexpert.paths import packaged_config
 
 T = TypeVar("T")
@@ -32,6 +32,7 @@ class _Loader(yaml.SafeLoader):
     """YAML's safe loader, which keeps the last of two equal keys without a word: here that is an error."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """As the base class; raises ``ComposerError`` at the second of two equal keys."""
         node = super().compose_mapping_node(anchor)
         seen: set[tuple[str, str]] = set()
         for key, _ in node.value:
@@ -180,8 +181,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return _convert(options[0], value, where)
     if origin is typing.Literal:
         if value not in args:
-            match = get_close_matches(str(value), [str(a) for a in args], n=1)
-            near = f" Did you mean {match[0]!r}?" if match else ""
+            near = did_you_mean(value, map(str, args))
             raise ConfigError(f"{where} ({value!r}) must be one of {', '.join(map(str, args))}.{near}")
         return value
     if origin is tuple:

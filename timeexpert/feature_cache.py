@@ -21,7 +21,8 @@ from timeexpert.data.cache import CacheError, CacheReport, cache_clips, check_fp
 from timeexpert.data.features import FeatureFile, write_features
 from timeexpert.data.media import FEATURES_SUFFIX
 from timeexpert.data.sampling import uniform_times
-from timeexpert.data.video import Video, on_screen
+from timeexpert.data.video import Video
+from timeexpert.data.video_index import on_screen
 from timeexpert.model import TimeExpertConfig
 from timeexpert.model.vision import tower_features, tower_identity
 from timeexpert.predict import pick_device, resolve_model

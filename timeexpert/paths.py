@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 
 import timeexpert
-from timeexpert.errors import UserError
+from timeexpert.errors import UserError, did_you_mean
 
 
 def configs_folder() -> Path:
@@ -34,10 +33,9 @@ def packaged_config(name: str | Path) -> Path:
     stem = Path(name).as_posix().removesuffix(".yaml")
     if stem in known:
         return known[stem]
-    match = get_close_matches(stem, known, n=1)
-    if "/" in stem and not match:
+    near = did_you_mean(stem, known)
+    if "/" in stem and not near:
         raise UserError(f"config {str(name)!r}: no such file.")
-    near = f" Did you mean {match[0]!r}?" if match else ""
     raise UserError(
         f"config {str(name)!r}: neither a file nor a config that comes with the package "
         f"({', '.join(known) or 'there is none'}).{near}"

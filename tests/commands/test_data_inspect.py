@@ -9,6 +9,7 @@ import pytest
 from timeexpert.commands import data_inspect
 from timeexpert.errors import UserError
 
+from ..data.test_features import write as write_features
 from ..data.test_video import TENTHS, write_video
 
 
@@ -46,6 +47,20 @@ def test_good_files_give_exit_code_0_and_a_table(media, capsys):
     assert inspect(media / "long.mp4", media / "in", "--decode", "--workers", 2) == 0
     out = capsys.readouterr().out
     assert "6.00" in out and "64x48" in out and "2 videos, 0 unreadable, 0 bad lines" in out
+
+
+def test_features_are_listed_as_what_they_are(media, tmp_path, capsys):
+    good = write_features(tmp_path / "f" / "long.mp4.features", media / "long.mp4", {"num_frames": [4]})
+    torn = tmp_path / "f" / "torn.mp4.features"
+    torn.write_bytes(good.read_bytes()[:-1])
+    assert inspect(tmp_path / "f", "--decode", "--json") == 1
+    row, bad = json.loads(capsys.readouterr().out)["files"]
+    assert row["features"] == "features of 4 of 60 frames (--num-frames 4), 4 patches of 3 float32"
+    assert (row["error"], row["duration_s"], row["num_frames"], row["decoded"]) == (None, 6.0, 60, True)
+    assert "torn.mp4.features: not a whole features file: features lies outside of the file" in bad["error"]
+    assert inspect(good) == 0
+    out = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
+    assert "6.00" in out and "0 videos, 1 files of features, 0 unreadable" in out
 
 
 def test_a_missing_file_is_listed_with_the_others(media, capsys):

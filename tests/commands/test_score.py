@@ -89,6 +89,10 @@ def test_what_cannot_be_scored_is_said(references: Path, tmp_path: Path, capsys:
             [told, references, "--task", "moment_map", "--convention", "trace"],
             "none of moment_map's: strict, moment_detr",
         ),
+        (
+            [told, references, "--task", "moment_retrieval", "--convention", "timchat"],
+            "or other tasks with --task. Did you mean 'timechat'?",
+        ),
         ([told, "--task", "moment_map"], "give PREDICTIONS REFERENCES, or --oracle DIR; 1 files were given."),
         (["--compare", told, told, "--task", "moment_map"], "give --compare A B REFERENCES"),
         ([tmp_path / "none.json", references, "--task", "moment_map"], "none.json: cannot be read: No such file"),
@@ -113,7 +117,8 @@ def test_a_result_that_cannot_be_written_is_said(
     words = [*files, str(references), "--task", "moment_retrieval", "-o", str(tmp_path / "out")]
     assert main(["score", *words, "--no-intervals"]) == 2
     said = capsys.readouterr().err.replace("\n", "")
-    assert f"{name}: cannot be written" in said and "Is a directory" in said
+    assert f"out/{name}: cannot be written" in said and "Is a directory" in said
+    assert "another -o." in said and "--html" not in said
 
 
 def test_a_file_without_an_answer_says_what_its_rows_are(

@@ -15,7 +15,8 @@ from timeexpert.cli import main
 from timeexpert.data.build import build
 from timeexpert.data.cache import SAMPLES, JpegClips, _cache_one, cache_frames
 from timeexpert.data.shards import ShardDataset
-from timeexpert.data.video import Video, on_screen
+from timeexpert.data.video import Video
+from timeexpert.data.video_index import on_screen
 from timeexpert.errors import UserError
 
 

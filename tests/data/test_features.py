@@ -18,7 +18,8 @@ from timeexpert.data.frames import FrameReader
 from timeexpert.data.sampling import sample_frames, uniform_times
 from timeexpert.data.shards import ShardDataset, ShardError
 from timeexpert.data.validate import validate
-from timeexpert.data.video import Video, on_screen
+from timeexpert.data.video import Video
+from timeexpert.data.video_index import on_screen
 from timeexpert.errors import UserError
 
 TOWER = {"weights": "a" * 64, "image_size": 8}

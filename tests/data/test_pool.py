@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from timeexpert.data.pool import Failed, WorkerPool
+from timeexpert.data.pool import Failed, WorkerPool, workers_or_default
 from timeexpert.errors import UserError
 
 
@@ -86,3 +86,12 @@ def test_leaving_the_pool_ends_its_processes():
 def test_a_pool_without_workers_or_time_is_refused(options, words):
     with pytest.raises(UserError, match=words):
         WorkerPool(work, *options)
+
+
+def test_without_a_number_there_is_a_worker_per_core_that_may_be_used_up_to_eight(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
+    assert workers_or_default(None) == 3
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert workers_or_default(None) == 8
+    assert workers_or_default(20) == 20
+    assert workers_or_default(0) == 0  # WorkerPool refuses it, with its name

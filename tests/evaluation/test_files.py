@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,16 @@ def test_a_moment_detr_submission_serves_windows_and_clips(tmp_path: Path) -> No
     assert clips["hit1"] == 50.0
 
 
+def test_highlights_in_words_are_scored_and_those_in_no_known_form_did_not_parse(tmp_path: Path) -> None:
+    rows = [
+        {"qid": 7, "answer": "There are 3 highlight moments in the 0, 2, 6 second. Their saliency scores are 4, 2, 1."},
+        {"qid": 8, "answer": "The dog jumps, which is the best part."},
+    ]
+    stated = scores(tmp_path, "highlight_detection", QVH, rows, "p.jsonl")
+    assert stated["figures"]["hit1"] == 50.0
+    assert {k: stated["counts"][k] for k in ("answered", "parsed")} == {"answered": 2, "parsed": 1}
+
+
 def test_published_truth_is_taken_as_it_is_unsorted_and_past_the_end(tmp_path: Path) -> None:
     (reference,) = read_references(write(tmp_path / "val.json", DENSE), "dense_captioning")
     assert reference.sample.events.segments_s == [(4.0, 8.0), (0.0, 12.5)]
@@ -165,7 +176,7 @@ def test_a_number_that_is_none_is_named_in_its_own_line(tmp_path: Path, at: int)
 
 def test_repeated_ids_and_no_question_of_the_task_are_errors(tmp_path: Path) -> None:
     path = write(tmp_path / "references.jsonl", [QVH[0], QVH[0]])
-    with pytest.raises(EvaluationError, match=r"id '7:moments' comes twice"):
+    with pytest.raises(EvaluationError, match=r"ces.jsonl:2: id '7:moments' stands in references.jsonl:1 already; ids"):
         read_references(path, "moment_retrieval")
     with pytest.raises(EvaluationError, match=r"holds no dense_captioning question"):
         read_references(path, "dense_captioning")
@@ -201,6 +212,45 @@ def test_lines_that_are_no_json_are_counted_and_named(tmp_path: Path) -> None:
     read = read_predictions(write(tmp_path / "p.jsonl", f"{good}\n{{torn\n[1]\n{good}\n"))
     assert [place.partition(" names")[0] for place in read.bad_rows] == ["p.jsonl:2 is not JSON", "p.jsonl: record 2"]
     assert len(read.rows) == 2 and read.repeated == 1
+
+
+DEEP, LONG = "[" * 5000 + "]" * 5000, "7" * 5000
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            '[{"id": 0,\n"text": ' + LONG + "}]",
+            r"p.json:2: not JSON that can be read: an integer of more than 4300 digits.",
+        ),
+        ('{"0":\n\n' + DEEP + "\n}", r"p.json:3: not JSON that can be read: nested too deeply. Correct it."),
+        ('{"id": 0, "text": ' + DEEP + "}", r"p.json:1: not JSON that can be read: nested too deeply. Correct it."),
+    ],
+)
+def test_a_file_that_python_cannot_read_is_refused_with_its_line(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(EvaluationError, match=words):
+        read_predictions(write(tmp_path / "p.json", text))
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"), [(DEEP, "nested too deeply"), (LONG, "an integer of more than 4300 digits")]
+)
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_line_that_python_cannot_read_is_counted_and_named(tmp_path: Path, value: str, reason: str, at: int) -> None:
+    lines = ['{"id": 0, "text": "1 - 2"}', '{"id": 1, "text": "3 - 4"}']
+    lines.insert(at - 1, '{"id": 9, "text": ' + value + "}")
+    read = read_predictions(write(tmp_path / "p.jsonl", "\n".join(lines)))
+    assert len(read.rows) == 2
+    assert read.bad_rows == [f"p.jsonl:{at} is not JSON that can be read: {reason}"]
+
+
+def test_a_reference_line_that_python_cannot_read_is_named(tmp_path: Path) -> None:
+    line = json.dumps(QVH[0])
+    for value, words in ((DEEP, "nested too deeply"), (LONG, "integer 77777777777777777777... is too large")):
+        text = f"{line}\n{line.replace('[[0, 4], [6, 8]]', value)}"
+        with pytest.raises(EvaluationError, match=rf"r\.jsonl:2: .*{re.escape(words)}.*Correct the row\."):
+            read_references(write(tmp_path / "r.jsonl", text), "moment_retrieval")
 
 
 ANY = st.recursive(

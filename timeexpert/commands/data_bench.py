@@ -27,12 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     import json
-    import os
 
     from timeexpert.data.bench import measure
+    from timeexpert.data.pool import workers_or_default
     from timeexpert.data.progress import shown
 
-    workers = args.workers if args.workers is not None else min(8, len(os.sched_getaffinity(0)))
+    workers = workers_or_default(args.workers)
     with shown("reading", quiet=args.json) as progress:
         for speed in measure(
             args.shards,

@@ -32,10 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Build; 0 where something was stored, 1 where nothing was."""
     import json
-    import os
     from dataclasses import asdict
 
     from timeexpert.data.build import build
+    from timeexpert.data.pool import workers_or_default
     from timeexpert.data.progress import shown
 
     with shown("checking videos", quiet=args.json) as progress:
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
             args.media,
             args.output,
             shard_mb=args.shard_mb,
-            workers=args.workers if args.workers is not None else min(8, len(os.sched_getaffinity(0))),
+            workers=workers_or_default(args.workers),
             decode=not args.no_decode,
             timeout_s=args.timeout_s,
             preflight=args.preflight,

@@ -66,9 +66,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _frames(args: argparse.Namespace, progress: Progress) -> CacheReport:
-    import os
-
     from timeexpert.data.cache import cache_frames
+    from timeexpert.data.pool import workers_or_default
 
     return cache_frames(
         args.samples,
@@ -77,7 +76,7 @@ def _frames(args: argparse.Namespace, progress: Progress) -> CacheReport:
         fps=2.0 if args.fps is None else args.fps,
         size=None if args.keep_size else 490 if args.size is None else args.size,
         quality=2 if args.quality is None else args.quality,
-        workers=args.workers if args.workers is not None else min(8, len(os.sched_getaffinity(0))),
+        workers=workers_or_default(args.workers),
         timeout_s=args.timeout_s,
         progress=progress,
     )

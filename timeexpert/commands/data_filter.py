@@ -45,12 +45,12 @@ docs/filters.md explains every setting. The same command goes on where a run was
 def run(args: argparse.Namespace) -> int:
     """Filter; 0 where something was kept, 1 where nothing was."""
     import json
-    import os
     from dataclasses import asdict
 
     from timeexpert.config import dump, load
     from timeexpert.data.filters import FilterConfig, run_filters
     from timeexpert.data.filters.curves import read_labels
+    from timeexpert.data.pool import workers_or_default
     from timeexpert.data.progress import shown
     from timeexpert.errors import UserError
 
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
             args.media,
             args.output,
             config,
-            workers=args.workers if args.workers is not None else min(8, len(os.sched_getaffinity(0))),
+            workers=workers_or_default(args.workers),
             timeout_s=args.timeout_s,
             labels=read_labels(args.labels) if args.labels is not None else None,
             progress=progress,
@@ -86,6 +86,8 @@ def _print(report: FilterReport) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from timeexpert.reports.terminal import usage_line
+
     table = Table("filter", "judged", "dropped", "flagged", "not measured", "why", title_justify="left")
     table.title = escape(f"{report.out}: {report.kept} of {report.samples} samples kept")
     for column in table.columns[1:5]:
@@ -103,14 +105,8 @@ def _print(report: FilterReport) -> None:
     if report.clips:
         again = f"{report.decoded_now} decoded now, the others measured before"
         console.print(f"{report.clips} clips: {again}; {report.unreadable_clips} unreadable", highlight=False)
-    usage = report.costs.get("usage")
-    if usage:
-        cost = "" if usage["cost"] is None else f", cost {usage['cost']:.4f}"
-        console.print(
-            f"endpoint: {usage['requests']} answers, {usage['from_cache']} from the cache, {usage['failed']} failed, "
-            f"{usage['prompt_tokens']} + {usage['completion_tokens']} tokens{cost}",
-            highlight=False,
-        )
+    if report.costs.get("usage"):
+        console.print(usage_line(report.costs["usage"]), highlight=False)
     for name, found in report.calibration.items():
         at = found.at
         now = f"at {at['threshold']:g}: recall {at['recall']:.1%}, false alarms {at['false_alarms']:.2%}"

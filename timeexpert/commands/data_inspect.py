@@ -14,7 +14,7 @@ EXIT_OK, EXIT_UNREADABLE = 0, 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``timeexpert data inspect``."""
-    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="video files, or folders to search")
+    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="videos or .features, or folders to search")
     parser.add_argument("--samples", type=Path, metavar="FILE", help="samples or annotations (.jsonl) to check")
     parser.add_argument("--media", type=Path, metavar="DIR", help="folder that the samples' video paths start from")
     parser.add_argument("--decode", action="store_true", help="decode every frame once: finds damage inside files")
@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def find_videos(paths: list[Path]) -> tuple[list[Path], int]:
-    """The files among ``paths``, and those with a video's suffix in the folders; how many others were skipped."""
-    from timeexpert.data.media import VIDEO_SUFFIXES
+    """The files among ``paths``, and videos and features in the folders, by suffix; how many others were skipped."""
+    from timeexpert.data.media import FEATURES_SUFFIX, VIDEO_SUFFIXES
 
     files: list[Path] = []
     skipped = 0
@@ -58,7 +58,7 @@ def find_videos(paths: list[Path]) -> tuple[list[Path], int]:
             files.append(path)  # a missing file is reported with the others
             continue
         inside = sorted(p for p in path.rglob("*") if p.is_file())
-        videos = [p for p in inside if p.suffix.lower() in VIDEO_SUFFIXES]
+        videos = [p for p in inside if p.suffix.lower() in {*VIDEO_SUFFIXES, FEATURES_SUFFIX}]
         skipped += len(inside) - len(videos)
         files += videos
     return list(dict.fromkeys(files)), skipped
@@ -135,11 +135,17 @@ def inspect_files(files: list[Path], *, decode: bool, workers: int, timeout_s: f
 
 
 def inspect_file(path: Path, decode: bool) -> dict[str, Any]:
-    """One row: ``path``, ``error`` (or ``None``) and the fields of ``VideoInfo``; with ``decode`` as decoded."""
+    """One row: ``path``, ``error`` (or ``None``) and the fields of ``VideoInfo``; with ``decode`` as decoded.
+
+    That of a file of features has ``features`` (what it holds, in words) and fewer fields; ``decode`` reads its values.
+    """
     from dataclasses import asdict
 
+    from timeexpert.data.media import is_features
     from timeexpert.data.video import Video, VideoError
 
+    if is_features(path):
+        return _inspect_features(path, decode)
     try:
         with Video.open(path) as video:
             info = video.check() if decode else video.info
@@ -148,6 +154,17 @@ def inspect_file(path: Path, decode: bool) -> dict[str, Any]:
     fields = asdict(info)
     del fields["name"]
     return {"path": str(path), "error": None, "decoded": decode, **fields}
+
+
+def _inspect_features(path: Path, decode: bool) -> dict[str, Any]:
+    from timeexpert.data.features import FeatureFile, FeaturesError  # which needs torch
+
+    try:
+        file = FeatureFile(path)
+        info = file.info(check=decode)
+    except FeaturesError as error:
+        return {"path": str(path), "error": str(error)}
+    return {"path": str(path), "error": None, "decoded": decode, **info, "features": file.summary}
 
 
 def _progress(rows: Iterator[Any], total: int, quiet: bool) -> Iterable[Any]:
@@ -168,6 +185,8 @@ def _print_table(report: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from timeexpert.data.media import is_features
+
     console = Console()
     table = Table("file", "duration s", "frames", "fps", "size", "rotation", "codec", "pixels", "remarks")
     for row in report["files"]:
@@ -176,10 +195,15 @@ def _print_table(report: dict[str, Any]) -> None:
                 escape(row["path"]), *[""] * 7, f"[red]{escape(row['error'].removeprefix(row['path'] + ': '))}[/red]"
             )
             continue
+        past = [f"{len(row['events_past_end'])} annotations past the end"] if row["events_past_end"] else []
+        if "features" in row:
+            told = [escape("; ".join([row["features"], *past]))]
+            table.add_row(escape(row["path"]), f"{row['duration_s']:.2f}", str(row["num_frames"]), *[""] * 5, *told)
+            continue
         remarks = [row["damage"]] if row["damage"] else []
         remarks += [f"pixels are {row['pixel_aspect']:g} times as wide as high"] if row["pixel_aspect"] != 1 else []
         remarks += [f"starts at {row['first_pts_s']:g} s in the file"] if row["first_pts_s"] else []
-        remarks += [f"{len(row['events_past_end'])} annotations past the end"] if row["events_past_end"] else []
+        remarks += past
         table.add_row(
             escape(row["path"]),
             f"{row['duration_s']:.2f}",
@@ -198,7 +222,9 @@ def _print_table(report: dict[str, Any]) -> None:
             console.print(f"{where} is past the last readable frame ({row['duration_s']:.2f} s)", markup=False)
     for line in report["bad_lines"]:
         console.print(line, style="red", markup=False)
+    features = sum(is_features(row["path"]) for row in report["files"])
     console.print(
-        f"{len(report['files'])} videos, {report['unreadable']} unreadable, {len(report['bad_lines'])} bad lines, "
+        f"{len(report['files']) - features} videos, {f'{features} files of features, ' if features else ''}"
+        f"{report['unreadable']} unreadable, {len(report['bad_lines'])} bad lines, "
         f"{report['other_files_skipped']} other files skipped"
     )

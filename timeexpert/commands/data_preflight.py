@@ -57,9 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check; 0 where some clip can be used, 1 where none can."""
     import json
-    import os
     from dataclasses import asdict
 
+    from timeexpert.data.pool import workers_or_default
     from timeexpert.data.preflight.findings import DEFAULT_EXCLUDE
     from timeexpert.data.preflight.run import preflight
     from timeexpert.data.preflight.stretches import StretchConfig
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from timeexpert.reports.preflight_page import write_preflight_page
 
     names = ("black_s", "black_level", "frozen_s", "frozen_level", "gap_s")
-    workers = args.workers if args.workers is not None else min(8, len(os.sched_getaffinity(0)))
+    workers = workers_or_default(args.workers)
     with shown("checking clips", quiet=args.json) as progress:
         report = preflight(
             args.path,
@@ -99,6 +99,8 @@ def _print(report: PreflightReport) -> None:
     table = Table("", "count", "", title=plain(f"{report.source}: preflight"), title_justify="left")
     table.columns[1].justify = "right"
     table.add_row("clips", str(report.clips), f"{report.duration_s / 3600:.2f} hours, {report.frames} frames decoded")
+    if report.features:
+        table.add_row("  files of features", str(report.features), "every value read; pictures are not looked at")
     table.add_row("  checked before", str(report.reused))
     table.add_row("  left out (exclude.jsonl)", str(report.excluded), style="red" if report.excluded else "")
     for kind, count in report.kinds.items():

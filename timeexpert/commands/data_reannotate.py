@@ -44,10 +44,10 @@ docs/reannotation.md explains every setting. The same command goes on where a ru
 def run(args: argparse.Namespace) -> int:
     """Re-annotate; 0 where there were samples, 1 where no line was one."""
     import json
-    import os
     from dataclasses import asdict
 
     from timeexpert.config import dump, load
+    from timeexpert.data.pool import workers_or_default
     from timeexpert.data.progress import shown
     from timeexpert.errors import UserError
     from timeexpert.reannotation import ReannotateConfig, reannotate
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
             args.media,
             args.output,
             config,
-            workers=args.workers if args.workers is not None else min(8, len(os.sched_getaffinity(0))),
+            workers=workers_or_default(args.workers),
             timeout_s=args.timeout_s,
             progress=progress,
         )
@@ -82,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
 def _print(report: ReannotateReport) -> None:
     from rich.console import Console
 
+    from timeexpert.reports.terminal import usage_line
+
     console = Console(highlight=False, markup=False, soft_wrap=True)
     good = report.samples - report.bad_input
     console.print(f"{report.out}: {report.changed_samples} of {good} samples changed")
@@ -97,11 +99,6 @@ def _print(report: ReannotateReport) -> None:
             console.print(f"{title}: " + ", ".join(f"{kind} {count}" for kind, count in counts.items()))
     again = f"{report.decoded_now} decoded now, the others measured before"
     console.print(f"{report.clips} clips: {again}; {report.unreadable_clips} unreadable")
-    usage = report.usage
-    if usage:
-        cost = "" if usage["cost"] is None else f", cost {usage['cost']:.4f}"
-        console.print(
-            f"endpoint: {usage['requests']} answers, {usage['from_cache']} from the cache, {usage['failed']} failed, "
-            f"{usage['prompt_tokens']} + {usage['completion_tokens']} tokens{cost}"
-        )
+    if report.usage:
+        console.print(usage_line(report.usage))
     console.print(f"before and after: {report.out}/reannotate.html")

@@ -26,9 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Validate; 0 where all is well, 1 where anything is wrong."""
     import json
-    import os
     from dataclasses import asdict
 
+    from timeexpert.data.pool import workers_or_default
     from timeexpert.data.progress import shown
     from timeexpert.data.shards import rebuild_index
     from timeexpert.data.validate import validate
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
             args.path,
             media=args.media,
             decode=args.decode,
-            workers=args.workers if args.workers is not None else min(8, len(os.sched_getaffinity(0))),
+            workers=workers_or_default(args.workers),
             timeout_s=args.timeout_s,
             progress=progress,
         )

@@ -143,20 +143,20 @@ def _compare(args: argparse.Namespace, console: Console) -> int:
 def _scored(args: argparse.Namespace, path: Path, references: Path) -> tuple[dict[str, Scored], dict[str, Any]]:
     """Every task's scores, and what is to be said of the two files."""
     from timeexpert.data.formats import read_durations
-    from timeexpert.evaluation.file_tasks import FILE_TASKS
+    from timeexpert.evaluation.file_tasks import FILE_TASKS, Given
     from timeexpert.evaluation.files import match, read_predictions, read_references
     from timeexpert.evaluation.results import Scored
     from timeexpert.evaluation.tasks import TASKS, meteor_for, score_task
 
     durations = read_durations(args.durations) if args.durations else None
-    predictions = None
+    predictions, paths = None, Given(path, references)
     asked: dict[str, list[Reference]] = {}
     scored: dict[str, Scored] = {}
     matching: dict[str, Any] = {}
     with meteor_for([{**TASKS, **FILE_TASKS}[name] for name in args.task]) as meteor:
         for name in args.task:
             if name in FILE_TASKS:
-                scores, extra = FILE_TASKS[name].score(path, references, args.convention, meteor)
+                scores, extra = FILE_TASKS[name].score(paths, args.convention, meteor)
                 scored[name], by = Scored([], [], scores), "name"
             else:
                 task = TASKS[name]
@@ -210,7 +210,7 @@ def _oracle(args: argparse.Namespace, console: Console) -> int:
     from rich.markup import escape
     from rich.progress import Progress
 
-    from timeexpert.errors import UserError
+    from timeexpert.errors import UserError, did_you_mean
     from timeexpert.evaluation.oracle import families, run_family
     from timeexpert.reports.evaluation_tables import oracle_table
 
@@ -218,7 +218,8 @@ def _oracle(args: argparse.Namespace, console: Console) -> int:
     chosen = args.family or known
     for name in chosen:
         if name not in known:
-            raise UserError(f"{args.oracle}: no family {name!r}; there are {', '.join(known)}.")
+            hint = did_you_mean(name, known)
+            raise UserError(f"{args.oracle}: no --family {name!r}; there are {', '.join(known)}.{hint}")
     rows = {}
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("families", total=len(chosen))

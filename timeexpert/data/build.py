@@ -19,10 +19,11 @@ from typing import Any
 from timeexpert.errors import UserError
 
 from .lock import LOCK, locked
-from .media import Probe, is_features, probe, resolve_media, video_member_key
+from .media import Probe, is_features, probe, require_media, resolve_media, video_member_key
 from .pool import Failed, WorkerPool
 from .preflight.exclusions import Exclusions, read_exclusions
 from .records import Sample, SampleError, read_samples
+from .sample_lines import require_samples
 from .shard_index import (
     LOST,
     MANIFEST,
@@ -90,10 +91,8 @@ def build(
     build that was cut off, and repairs one whose shards were deleted or truncated. Raises :class:`BuildError`.
     """
     samples, media, out = Path(samples), Path(media), Path(out)
-    if not samples.is_file():
-        raise BuildError(f"{samples}: no such file. Give a Sample .jsonl, as timeexpert data convert writes it.")
-    if not media.is_dir():
-        raise BuildError(f"{media}: no such folder. --media is the folder that the samples' video paths start from.")
+    require_samples(samples, BuildError)
+    require_media(media, BuildError)
     if not shard_mb > 0:
         raise BuildError(f"shard_mb ({shard_mb}) must be > 0.")
     exclusions = read_exclusions(preflight) if preflight is not None else None

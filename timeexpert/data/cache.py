@@ -22,9 +22,10 @@ import numpy as np
 from timeexpert.errors import UserError
 
 from .lock import locked
-from .media import resolve_media
+from .media import require_media, resolve_media
 from .pool import Failed, WorkerPool
 from .records import SampleError, read_samples
+from .sample_lines import require_samples
 from .shard_index import write_atomically
 
 SAMPLES, FAILED, SETTINGS = "samples.jsonl", "failed.jsonl", "cache.json"
@@ -124,7 +125,7 @@ def check_fps(fps: float) -> None:
 
 def frames_per_second(frame_times_s: np.ndarray, duration_s: float, fps: float) -> np.ndarray:
     """Places (int64, sorted) of the frames on screen at 0, 1 / fps, 2 / fps, ... seconds, each once."""
-    from .video import on_screen
+    from .video_index import on_screen
 
     return np.unique(on_screen(frame_times_s, np.arange(0.0, duration_s, 1 / fps)))
 
@@ -167,10 +168,8 @@ def cache_clips(
     left out. Raises :class:`CacheError`, also where another process is writing into ``out``.
     """
     samples, media, out = Path(samples), Path(media), Path(out)
-    if not samples.is_file():
-        raise CacheError(f"{samples}: no such file. Give a Sample .jsonl, as timeexpert data convert writes it.")
-    if not media.is_dir():
-        raise CacheError(f"{media}: no such folder. --media is the folder that the samples' video paths start from.")
+    require_samples(samples, CacheError)
+    require_media(media, CacheError)
     (out / "media").mkdir(parents=True, exist_ok=True)
     with locked(out, "data cache", CacheError):
         _same_settings(out, kind.settings)

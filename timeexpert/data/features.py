@@ -18,8 +18,8 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,7 +32,7 @@ from timeexpert.errors import UserError
 from .media import MAX_VIDEO_BYTES, is_features, resolve_media
 from .records import SampleError, parse_json
 from .sampling import Mode, sample_times
-from .video import on_screen
+from .video_index import on_screen
 
 HEADER = "timeexpert_features"  # the key in the file's metadata
 VERSION = 1
@@ -96,6 +96,15 @@ class FeatureFile:
             raise ValueError(f"{name} lies outside of the file")
         return np.frombuffer(self._data, raw, count, self._begin + begin).reshape(shape)
 
+    @property
+    def summary(self) -> str:
+        """What the file holds, in words: which frames' features, their shape and type."""
+        patches, width = self.kind["shape"]
+        return (
+            f"features of {len(self.frames)} of {len(self.frame_times_s)} frames ({_kept(self.kind)}), "
+            f"{patches} patches of {width} {self.kind['dtype']}"
+        )
+
     def sample(
         self, num_frames: int, mode: Mode = "uniform", rng: np.random.Generator | None = None
     ) -> tuple[Tensor, np.ndarray]:
@@ -154,43 +163,38 @@ def write_features(
 
     Raises :class:`FeaturesError` for values that the type cannot hold and a file that would be too large.
     """
+    dtype, begin = getattr(torch, kind["dtype"]), 0
+    times_s: list[np.ndarray] = []
+    with _replacing(out) as file:
+        for features, shown_s in parts:
+            if not times_s:
+                kind = {**kind, "shape": list(features.shape[1:])}
+                head = _header(kind, duration_s, len(frame_times_s), len(frames), made_with)
+                begin = len(head)
+                file.write(head + frames.astype("<i8").tobytes())
+                file.write(bytes(8 * len(frames)) + frame_times_s.astype("<f8").tobytes())
+            kept = features.to(dtype)
+            if not torch.isfinite(kept).all():
+                raise FeaturesError(
+                    f"its features are not finite numbers in {kind['dtype']}. Use --dtype float32, or bfloat16."
+                )
+            file.write(kept.cpu().contiguous().view(torch.uint8).numpy().data)
+            times_s.append(shown_s)
+        file.seek(begin + 8 * len(frames))
+        file.write(np.concatenate(times_s).astype("<f8").tobytes())
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of ``out`` when all went well, and is deleted otherwise."""
     temporary = out.with_name(f".{out.name}.part")
     try:
         with open(temporary, "wb") as file:
-            _write(file, kind, duration_s, frame_times_s, frames, parts, made_with)
+            yield file
         os.replace(temporary, out)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def _write(
-    file: BinaryIO,
-    kind: dict[str, Any],
-    duration_s: float,
-    frame_times_s: np.ndarray,
-    frames: np.ndarray,
-    parts: Iterable[tuple[Tensor, np.ndarray]],
-    made_with: dict[str, str],
-) -> None:
-    dtype, begin = getattr(torch, kind["dtype"]), 0
-    times_s: list[np.ndarray] = []
-    for features, shown_s in parts:
-        if not times_s:
-            kind = {**kind, "shape": list(features.shape[1:])}
-            head = _header(kind, duration_s, len(frame_times_s), len(frames), made_with)
-            begin = len(head)
-            file.write(head + frames.astype("<i8").tobytes())
-            file.write(bytes(8 * len(frames)) + frame_times_s.astype("<f8").tobytes())
-        kept = features.to(dtype)
-        if not torch.isfinite(kept).all():
-            raise FeaturesError(
-                f"its features are not finite numbers in {kind['dtype']}. Use --dtype float32, or bfloat16."
-            )
-        file.write(kept.cpu().contiguous().view(torch.uint8).numpy().data)
-        times_s.append(shown_s)
-    file.seek(begin + 8 * len(frames))
-    file.write(np.concatenate(times_s).astype("<f8").tobytes())
 
 
 def _header(kind: dict[str, Any], duration_s: float, clip: int, kept: int, made_with: dict[str, str]) -> bytes:

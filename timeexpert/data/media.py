@@ -64,6 +64,12 @@ def describe(data: bytes, name: str, decode: bool) -> dict[str, Any]:
     return {k: v for k, v in asdict(info).items() if k != "name"}
 
 
+def require_media(media: Path, error: type[UserError]) -> None:
+    """Raise ``error`` unless ``media`` is a folder."""
+    if not media.is_dir():
+        raise error(f"{media}: no such folder. --media is the folder that the samples' video paths start from.")
+
+
 def resolve_media(media: Path, video: str) -> Path:
     """The file of ``video`` inside ``media``. Raises :class:`MediaError` where it is missing or lies elsewhere."""
     try:

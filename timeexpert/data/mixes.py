@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
 from timeexpert.config import ConfigError, load
 from timeexpert.data.formats import ConvertOptions, get
 from timeexpert.data.mixture import MixBy
+from timeexpert.errors import did_you_mean
 from timeexpert.paths import config_path
 
 TASK_TYPES = ("general", "dense_captioning", "moment_retrieval", "highlight_detection")
@@ -46,7 +46,9 @@ class DatasetConfig:
             raise ConfigError(f"name ({self.name!r}) must be letters, digits, '-' and '_': it names files.")
         for task in self.tasks:
             if task not in TASK_TYPES:
-                raise ConfigError(f"tasks: {task!r} is not one of {', '.join(TASK_TYPES)}.{_near(task, TASK_TYPES)}")
+                raise ConfigError(
+                    f"tasks: {task!r} is not one of {', '.join(TASK_TYPES)}.{did_you_mean(task, TASK_TYPES)}"
+                )
         for field in ("tasks", "annotations"):
             if not getattr(self, field):
                 raise ConfigError(f"{field} is empty; list at least one.")
@@ -96,7 +98,9 @@ class MixConfig:
                 raise ConfigError(f"datasets: the name {name!r} occurs twice.")
         for name, weight in self.mix.items():
             if name not in known:
-                raise ConfigError(f"mix names {name!r}, which datasets lacks ({', '.join(known)}).{_near(name, known)}")
+                raise ConfigError(
+                    f"mix names {name!r}, which datasets lacks ({', '.join(known)}).{did_you_mean(name, known)}"
+                )
             if weight < 0:
                 raise ConfigError(f"mix.{name} ({weight}) must be 0 or more.")
         if not any(self.mix.values()):
@@ -117,8 +121,3 @@ def load_mix(name: str | Path) -> MixConfig:
     Raises :class:`~timeexpert.config.ConfigError`.
     """
     return load(MixConfig, config_path(name))
-
-
-def _near(name: str, known: tuple[str, ...] | list[str]) -> str:
-    match = get_close_matches(name, known, n=1)
-    return f" Did you mean {match[0]!r}?" if match else ""

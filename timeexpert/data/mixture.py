@@ -160,8 +160,7 @@ class BatchPlanner:
 
     A batch is closed when one more sample would make its padded size (count * longest) exceed ``max_tokens`` or its
     count exceed ``max_samples``; the sample that did not fit opens the next batch. A sample that is longer than
-    ``max_length`` or ``max_tokens`` by itself is dropped: counted in ``dropped`` and given to ``on_drop(ref, length)``
-    (again, when batches that were planned ahead are planned again after a resume). ``length`` must be a
+    ``max_length`` or ``max_tokens`` by itself is dropped, and counted in ``dropped``. ``length`` must be a
     deterministic function of the draw. The limits may differ from one resume to the next.
     """
 
@@ -172,7 +171,6 @@ class BatchPlanner:
         max_tokens: int | None = None,
         max_samples: int | None = None,
         max_length: int | None = None,
-        on_drop: Callable[[SampleRef, int], None] | None = None,
     ) -> None:
         for name, limit in (("max_tokens", max_tokens), ("max_samples", max_samples), ("max_length", max_length)):
             if limit is not None and limit < 1:
@@ -183,7 +181,6 @@ class BatchPlanner:
         self.length = length
         self.max_tokens, self.max_samples = max_tokens, max_samples
         self.longest_allowed = min((n for n in (max_tokens, max_length) if n is not None), default=None)
-        self.on_drop = on_drop
         self.batches = 0
         self.dropped = 0
         self._drops_in_a_row = [0] * len(mixture.sizes)
@@ -221,8 +218,6 @@ class BatchPlanner:
                 return before, ref, tokens
             self.dropped += 1
             self._drops_in_a_row[ref.dataset] += 1
-            if self.on_drop is not None:
-                self.on_drop(ref, tokens)
             # Twice the size: any such run of draws holds one whole pass over the data set.
             if self._drops_in_a_row[ref.dataset] >= 2 * self.mixture.sizes[ref.dataset]:
                 raise MixtureError(

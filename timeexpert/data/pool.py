@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import time
 from collections import deque
@@ -16,6 +17,11 @@ from timeexpert.errors import UserError
 
 R = TypeVar("R")
 _SPAWN = multiprocessing.get_context("spawn")  # fork would copy threads' locks (a progress bar's) in any state
+
+
+def workers_or_default(workers: int | None) -> int:
+    """``workers``, or where none are named one for each core that this process may use, at most 8."""
+    return min(8, len(os.sched_getaffinity(0))) if workers is None else workers
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,7 @@ class _Worker:
         self.started = 0.0
 
     def start(self, number: int, task: tuple[Any, ...]) -> None:
+        """Send ``task`` to the process, which is started where there is none."""
         if self.connection is None:
             self.connection, theirs = _SPAWN.Pipe()
             self.process = _SPAWN.Process(target=_serve, args=(self.function, theirs), daemon=True)
@@ -126,6 +133,7 @@ class _Worker:
             pass  # it died between two tasks: the pipe's end says so to result()
 
     def result(self, timeout_s: float) -> Any:
+        """What the task gave, or :class:`Failed` where the process died or said nothing; it is ended then."""
         assert self.connection is not None
         if not self.connection.poll():
             self.stop()

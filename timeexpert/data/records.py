@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from timeexpert.errors import UserError
+from timeexpert.errors import UserError, did_you_mean
 from timeexpert.tokenization import EventError, EventSequence
 
 TASKS = (
@@ -23,6 +24,7 @@ TASKS = (
 )
 TIMED_TASKS = ("dense_captioning", "moment_retrieval", "highlight_detection", "action_segmentation")
 SEGMENT_TASKS = ("dense_captioning", "moment_retrieval", "action_segmentation")  # answers with start and end
+TOO_DEEP = "not JSON that can be read: nested too deeply."
 DURATION_TOLERANCE_S = 0.5  # annotations are often rounded up past the last frame
 
 
@@ -65,7 +67,9 @@ class Sample:
                 f"video ({self.video!r}) must be a relative path without '..': it is looked up in --media."
             )
         if self.task not in TASKS:
-            raise SampleError(f"task ({self.task!r}) must be one of {', '.join(TASKS)}.{_near(self.task, TASKS)}")
+            raise SampleError(
+                f"task ({self.task!r}) must be one of {', '.join(TASKS)}.{did_you_mean(self.task, TASKS)}"
+            )
         if self.duration_s is not None:
             d = self.duration_s
             if isinstance(d, bool) or not isinstance(d, (int, float)) or not isfinite(d) or d <= 0:
@@ -100,7 +104,9 @@ class Sample:
             raise SampleError(f"a sample must be a JSON object, not {type(row).__name__}.")
         for name in row:
             if name not in _FIELDS:
-                raise SampleError(f"unknown field {name!r}; a sample has {', '.join(_FIELDS)}.{_near(name, _FIELDS)}")
+                raise SampleError(
+                    f"unknown field {name!r}; a sample has {', '.join(_FIELDS)}.{did_you_mean(name, _FIELDS)}"
+                )
         for name in ("id", "video", "task", "prompt", "events"):
             if name not in row:
                 raise SampleError(f"field {name!r} is missing.")
@@ -128,11 +134,6 @@ class Sample:
 _FIELDS = ("id", "video", "duration_s", "task", "prompt", "events", "source", "meta")
 
 
-def _near(name: Any, known: tuple[str, ...]) -> str:
-    match = get_close_matches(str(name), known, n=1)
-    return f" Did you mean {match[0]!r}?" if match else ""
-
-
 def _refuse_constant(name: str) -> float:
     raise SampleError(f"{name} is not allowed; numbers must be finite.")
 
@@ -148,6 +149,20 @@ def _bounded_int(text: str) -> int:
     return int(text)
 
 
+@contextmanager
+def json_limits() -> Iterator[None]:
+    """Raise :class:`SampleError` where ``json`` meets a limit of Python's; errors of the syntax pass."""
+    try:
+        yield
+    except (json.JSONDecodeError, SampleError):
+        raise
+    except RecursionError:
+        raise SampleError(TOO_DEEP) from None
+    except ValueError:
+        digits = sys.get_int_max_str_digits()
+        raise SampleError(f"not JSON that can be read: an integer of more than {digits} digits.") from None
+
+
 def parse_json(text: str) -> Any:
     """``json.loads`` that refuses NaN, Infinity, 1e999 and huge integers. Raises :class:`SampleError`."""
     try:
@@ -155,7 +170,7 @@ def parse_json(text: str) -> Any:
     except json.JSONDecodeError as error:
         raise SampleError(f"not JSON: {error}") from None
     except RecursionError:
-        raise SampleError("not JSON that can be read: nested too deeply.") from None
+        raise SampleError(TOO_DEEP) from None
 
 
 def read_samples(path: str | Path) -> Iterator[tuple[int, Sample | SampleError]]:

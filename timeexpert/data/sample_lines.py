@@ -8,7 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from timeexpert.errors import UserError
+
 from .records import Sample, SampleError, read_samples
+
+
+def require_samples(samples: Path, error: type[UserError]) -> None:
+    """Raise ``error`` unless ``samples`` is a file."""
+    if not samples.is_file():
+        raise error(f"{samples}: no such file. Give a Sample .jsonl, as timeexpert data convert writes it.")
 
 
 def good_samples(samples: Path) -> Iterator[Sample]:

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from timeexpert.data.video import Video, on_screen
+from timeexpert.data.video import Video
+from timeexpert.data.video_index import on_screen
 from timeexpert.errors import UserError
 
 Mode = Literal["uniform", "random"]

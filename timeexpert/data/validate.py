@@ -12,7 +12,7 @@ from pathlib import Path
 from timeexpert.errors import UserError
 
 from .index_table import TABLE, Entry, open_table
-from .media import Probe, describe, probe
+from .media import Probe, describe, probe, require_media
 from .pool import Failed, WorkerPool
 from .records import Sample, SampleError, read_samples
 from .shard_index import INDEX, SHARD_NAME, ShardError, index_shard, read_index, read_manifest
@@ -56,8 +56,8 @@ def validate(
         return _validate_shards(path, decode, workers, timeout_s, progress)
     if not path.is_file():
         raise UserError(f"{path}: no such file or folder. Give a Sample .jsonl or a shard folder.")
-    if media is not None and not Path(media).is_dir():
-        raise UserError(f"{media}: no such folder. --media is the folder that the samples' video paths start from.")
+    if media is not None:
+        require_media(Path(media), UserError)
     if decode and media is None:
         raise UserError(f"{path}: --decode needs --media DIR to find the videos.")
     result, by_video = _validate_lines(path)

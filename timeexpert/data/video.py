@@ -24,13 +24,12 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from timeexpert.data.video_container import REENCODE, VideoError, VideoLimits, open_container
-from timeexpert.data.video_index import DEMUX_ERRORS, PacketIndex, read_index
+from timeexpert.data.video_index import DEMUX_ERRORS, PacketIndex, on_screen, read_index
 
 __all__ = ["Video", "VideoError", "VideoInfo", "VideoLimits", "on_screen"]
 
 # Without the two flags swscale's bilinear filter makes pictures 2 levels of 255 darker whenever it resizes.
 EXACT_BILINEAR = int(Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
-SAME_TIME_S = 1e-6  # an asked time this little before a frame means that frame: i / fps rounds both ways
 
 
 @dataclass(frozen=True)
@@ -57,15 +56,6 @@ class VideoInfo:
     first_pts_s: float
     damage: str | None = None
     pixel_aspect: float = 1.0
-
-
-def on_screen(frame_times_s: np.ndarray, times_s: Any) -> np.ndarray:
-    """Index (int64) of the frame on screen at each time: the last that has begun; before the first, the first.
-
-    A time at most a microsecond before a frame counts as that frame's. ``frame_times_s`` is sorted and not empty.
-    """
-    asked = np.asarray(times_s, dtype=np.float64)
-    return np.maximum(np.searchsorted(frame_times_s, asked + SAME_TIME_S, side="right") - 1, 0)
 
 
 class Video:

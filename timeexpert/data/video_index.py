@@ -13,7 +13,17 @@ import numpy as np
 
 # What demuxing raises on damage. IndexError is PyAV's, for a stream that first shows up in the middle of a file.
 DEMUX_ERRORS = (av.error.FFmpegError, OSError, IndexError)
+SAME_TIME_S = 1e-6  # an asked time this little before a frame means that frame: i / fps rounds both ways
 GUESSED_PTS = ("avi",)  # FFmpeg's names of containers without presentation times of their own
+
+
+def on_screen(frame_times_s: np.ndarray, times_s: Any) -> np.ndarray:
+    """Index (int64) of the frame on screen at each time: the last that has begun; before the first, the first.
+
+    A time at most a microsecond before a frame counts as that frame's. ``frame_times_s`` is sorted and not empty.
+    """
+    asked = np.asarray(times_s, dtype=np.float64)
+    return np.maximum(np.searchsorted(frame_times_s, asked + SAME_TIME_S, side="right") - 1, 0)
 
 
 class KeyFrame(NamedTuple):

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from timeexpert.tokenization import EventSequence
 
 from .errors import MISSING, EvaluationError, Missing, require_same_length
+from .scores import answer_counts
 
 # The published scripts add this to the union. It decides ties: a rounded IoU a hair above its threshold stays a miss.
 _UNION_EPSILON_S = 1e-8
@@ -95,15 +96,11 @@ def videos_of(
 
 def counts_of(videos: Sequence[Video]) -> dict[str, int]:
     """How many questions, answers and events there are."""
-    missing = sum(v.missing for v in videos)
-    parsed = sum(v.predicted is not None for v in videos)
+    told = answer_counts([MISSING if v.missing else v.predicted for v in videos])
     return {
-        "questions": len(videos),
-        "answered": len(videos) - missing,
-        "parsed": parsed,
-        "missing": missing,
+        **told,
         "count": len(videos),
-        "unparsed": len(videos) - parsed,
+        "unparsed": len(videos) - told["parsed"],
         "predicted_events": sum(len(v.predicted) for v in videos if v.predicted is not None),
         "true_events": sum(len(events) for v in videos for events in v.references),
     }

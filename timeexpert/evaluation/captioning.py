@@ -178,6 +178,7 @@ class _Pairs:
 
     @classmethod
     def of(cls, videos: Sequence[Video], rules: CaptioningConvention) -> _Pairs:
+        """All pairs of ``videos``, equal texts once."""
         texts: dict[str, int] = {_NOBODY_SAYS: 0}
         said, true, group = [], [], []
         for i, video in enumerate(videos):

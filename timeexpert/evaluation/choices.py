@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from .conventions import chosen, share
 from .errors import MISSING, EvaluationError, Missing, require_same_length
-from .scores import Figures, Scores
+from .scores import Figures, Scores, answer_counts, item_names
 
 _FIRST_LETTER = re.compile(
     r"[\s\"'*`]*(?:(?:best\s+)?(?:option|choice|caption|sentence|answer)\s*:?\s*)?"
@@ -185,18 +185,13 @@ def _accuracy(
         values = share(sums[..., len(names) :], sums[..., : len(names)])
         return {name: values[..., k] for k, name in enumerate(names)}
 
-    missing = sum(p is MISSING for p in predictions)
+    answers = [MISSING if p is MISSING else r for p, r in zip(predictions, read, strict=True)]
     return Scores(
         family=family,
-        items=items if items is not None else [str(i) for i in range(len(right))],
+        items=item_names(items, len(right)),
         statistics=np.concatenate([inside, hits], axis=1),
         combine=combine,
-        counts={
-            "questions": len(right),
-            "answered": len(right) - missing,
-            "parsed": sum(r is not None for r in read),
-            "missing": missing,
-        },
+        counts=answer_counts(answers),
         per_item={"right": np.array(right, dtype=np.float64)},
         convention=convention,
         policies={"reading": convention, "not_parsed": "wrong", "missing": "wrong"},

@@ -15,13 +15,14 @@ A text that reaches no class keeps its place in time under the name :data:`UNMAT
 
 from __future__ import annotations
 
-import json
 import math
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from timeexpert.data.formats.reading import FormatError, load_json
 
 from .errors import EvaluationError
 from .frame_labels import BACKGROUND, FrameLabels
@@ -128,9 +129,9 @@ def read_class_names(path: Path) -> list[str]:
 def read_synonyms(path: Path) -> dict[str, str]:
     """Synonyms from a JSON object {class: [other wordings]}."""
     try:
-        document = json.loads(_read(path))
-    except ValueError as error:
-        raise EvaluationError(f"{path}: cannot be read as JSON: {error}.") from None
+        document = load_json(path)
+    except FormatError as error:
+        raise EvaluationError(str(error)) from None
     if not isinstance(document, dict) or not all(_is_texts(texts) for texts in document.values()):
         raise EvaluationError(f'{path}: must hold an object of lists of texts, such as {{"cut": ["slice", "chop"]}}.')
     pairs = [(text, name) for name, texts in document.items() for text in texts]

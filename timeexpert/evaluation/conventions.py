@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from timeexpert.errors import did_you_mean
+
 from .errors import EvaluationError
 
 Switches = TypeVar("Switches")
@@ -17,7 +19,8 @@ Switches = TypeVar("Switches")
 def chosen(conventions: Mapping[str, Switches], name: str, family: str) -> Switches:
     """The switches of convention ``name``. Raises :class:`EvaluationError` naming the known ones."""
     if name not in conventions:
-        raise EvaluationError(f"{family} knows no convention {name!r}. Choose one of {', '.join(conventions)}.")
+        hint = did_you_mean(name, conventions)
+        raise EvaluationError(f"{family} knows no convention {name!r}. Choose one of {', '.join(conventions)}.{hint}")
     return conventions[name]
 
 

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from timeexpert.errors import did_you_mean
+
 from . import answer_text
 from .choices import read_choice
 from .conventions import chosen, rounded, share
@@ -31,7 +33,7 @@ from .grounding import moment_retrieval
 from .meteor import Meteor
 from .multi_segment import multi_segment_f1
 from .reference_readings import first_number
-from .scores import Figures, Scores
+from .scores import Figures, Scores, answer_counts
 from .tiou import answered_segments, true_segments
 
 Sample = Mapping[str, Any]
@@ -75,7 +77,10 @@ def etbench_task(
     (without it that figure is absent). Raises :class:`EvaluationError` on an unknown task or bad truth.
     """
     if task not in TASKS:
-        raise EvaluationError(f"E.T. Bench has no task {task!r} with a metric here. Choose one of {', '.join(TASKS)}.")
+        raise EvaluationError(
+            f"E.T. Bench has no task {task!r} with a metric here. Choose one of {', '.join(TASKS)}."
+            f"{did_you_mean(task, TASKS)}"
+        )
     chosen(_DECIMALS, convention, "E.T. Bench")
     items = [str(sample.get("video", i)) for i, sample in enumerate(samples)]
     for sample, item in zip(samples, items, strict=True):
@@ -209,19 +214,12 @@ def _mean_scores(
         means = rounded(share(sums[..., 1:], sums[..., 0]), _DECIMALS[convention])
         return {name: means[..., k] for k, name in enumerate(names)}
 
-    missing = sum(r is MISSING for r in read)
     return Scores(
         family=family,
         items=items,
         statistics=np.where(counted[:, None], columns, 0.0),
         combine=combine,
-        counts={
-            "questions": len(items),
-            "answered": len(items) - missing,
-            "parsed": sum(r is not None and r is not MISSING for r in read),
-            "missing": missing,
-            **(extra or {}),
-        },
+        counts={**answer_counts(read), **(extra or {})},
         per_item=dict(values),
         convention=convention,
         policies={"not_parsed": "wrong" if counted.all() else "left out", "decimals": _DECIMALS[convention]},

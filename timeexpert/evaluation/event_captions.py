@@ -27,7 +27,7 @@ from .meteor import VERSION, Meteor
 from .meteor import meteor as meteor_of
 from .ngram import BLEU_COLUMNS, bleu, bleu_statistics, cider, rouge_l
 from .ptb import NAME, tokenize
-from .scores import Figures, Scores
+from .scores import Figures, Scores, answer_counts, item_names
 from .tiou import answered_segments, iou_of, named, true_segments
 
 THRESHOLDS = (0.1, 0.3, 0.5, 0.7)
@@ -93,18 +93,14 @@ def event_captions(
         figures |= {name: told[..., k] for k, name in enumerate(names)}
         return {name: rounded(value, rules["decimals"]) for name, value in figures.items()}
 
-    missing = sum(p is MISSING for p in predictions)
     per_item = _harmonic(found[:, :width], found[:, width:]).mean(axis=1) if len(truth) else np.zeros(0)
     return Scores(
         family="event_captions",
-        items=items if items is not None else [str(i) for i in range(len(truth))],
+        items=item_names(items, len(truth)),
         statistics=statistics,
         combine=combine,
         counts={
-            "questions": len(truth),
-            "answered": len(truth) - missing,
-            "parsed": int(parsed.sum()),
-            "missing": missing,
+            **answer_counts(predictions),
             "predicted_events": sum(len(p) for p in predictions if p is not None and p is not MISSING),
             "true_events": int(counts.sum()),
         },

@@ -1,48 +1,77 @@
 """Tasks whose questions are no samples: E.T. Bench's rows, folders of masks and of frame labels, LoomBench's rows.
 
-Each takes the paths of predictions and references as ``timeexpert score`` is given them.
+Each takes the paths of predictions and references as ``timeexpert score`` is given them; what several tasks read of
+one pair of files is read once.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from timeexpert.data.formats.reading import json_lines
+from timeexpert.data.formats.reading import FormatError, json_lines, load_json
 
 from . import bidirectional, etbench, loombench, segmentation, video_highlights, video_objects
 from .errors import MISSING, EvaluationError
 from .files import read_predictions
 from .frame_labels import FrameLabels, read_frame_labels
 from .loom_files import read_answers, read_questions
+from .loombench import LoomAnswer, LoomQuestion
 from .mask_files import MaskFolder, PredictedMasks
 from .meteor import Meteor
 from .scores import Scores
 
 
 @dataclass(frozen=True)
+class Given:
+    """The paths of one evaluation, and what has been read of them."""
+
+    predictions: Path
+    references: Path
+
+    @cached_property
+    def etbench(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """E.T. Bench's rows of the references, and of the predictions."""
+        return _rows(self.references), _rows(self.predictions)
+
+    @cached_property
+    def loombench(self) -> tuple[dict[str, LoomQuestion], dict[str, LoomAnswer | None]]:
+        """LoomBench's questions and the answers to them, masks decoded."""
+        questions = read_questions(self.references)
+        return questions, read_answers(self.predictions, questions)
+
+
+@dataclass(frozen=True)
 class FileTask:
-    """One name that ``timeexpert score --task`` takes. ``score``: (predictions, references, convention, METEOR)."""
+    """One name that ``timeexpert score --task`` takes. ``score``: (paths, convention, METEOR), to scores and extra
+    names. Hand the same :class:`Given` to the tasks of one pair of files."""
 
     name: str
     summary: str
     conventions: Mapping[str, Any]
-    score: Callable[[Path, Path, str, Meteor | None], tuple[Scores, list[str]]]
+    score: Callable[[Given, str, Meteor | None], tuple[Scores, list[str]]]
     wants_meteor: bool = False
     headline: tuple[str, ...] = ()
 
 
-def _etbench(task: str, predictions: Path, references: Path, convention: str, meteor: Meteor | None) -> Any:
+def _etbench(task: str, given: Given, convention: str, meteor: Meteor | None) -> Any:
     """Rows of the benchmark; answers are rows of the same (task, source, idx) with the text in ``a``."""
-    asked = [row for row in _rows(references) if row.get("task") == task]
+    questions, answers = given.etbench
+    asked = [row for row in questions if row.get("task") == task]
+    first: dict[Any, int] = {}
+    for number, row in enumerate(questions):
+        if first.setdefault(_key(row), number) != number:
+            raise EvaluationError(
+                f"{given.references}: row {number} has the task, source and idx of row {first[_key(row)]} "
+                f"({' '.join(_key(row))}). Give every question an idx of its own."
+            )
     if not asked:
-        raise EvaluationError(f"{references}: holds no row of task {task!r}. Give E.T. Bench's annotations.")
+        raise EvaluationError(f"{given.references}: holds no row of task {task!r}. Give E.T. Bench's annotations.")
     told: dict[Any, Any] = {}
-    for row in _rows(predictions):
+    for row in answers:
         if row.get("task") == task:
             told.setdefault(_key(row), row.get("a"))
     samples = [{**row, "a": told.pop(_key(row), MISSING)} for row in asked]
@@ -55,46 +84,40 @@ def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise EvaluationError(f"{path}: no such file. Give a list of E.T. Bench rows.")
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise EvaluationError(f"{path}: cannot be read as JSON: {error}. Give a list of E.T. Bench rows.") from None
+        rows = load_json(path)
+    except FormatError as error:
+        raise EvaluationError(str(error)) from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise EvaluationError(f"{path}: must be a list of objects, as E.T. Bench's annotations are.")
     return rows
 
 
-def _masks(task: Any, predictions: Path, references: Path, convention: str, _: Meteor | None) -> Any:
-    truth = MaskFolder(references)
-    told = PredictedMasks(predictions, truth)
-    scores = video_objects.video_object_segmentation(truth, told, task=task, convention=convention)
-    return scores, sorted(p.name for p in predictions.iterdir() if p.is_dir() and p.name not in truth)
+def _masks(score: Callable[..., Scores], given: Given, convention: str, _: Meteor | None) -> Any:
+    """Folders of label maps. A bidirectional question is a sequence: what a map marks, of whatever object, counts."""
+    truth = MaskFolder(given.references)
+    told = PredictedMasks(given.predictions, truth)
+    extra = sorted(p.name for p in given.predictions.iterdir() if p.is_dir() and p.name not in truth)
+    return score(truth, told, convention=convention), extra
 
 
-def _bidirectional(predictions: Path, references: Path, convention: str, _: Meteor | None) -> Any:
-    """A question per sequence: what a label map marks, of whatever object, is the masklet."""
-    truth = MaskFolder(references)
-    told = PredictedMasks(predictions, truth)
-    scores = bidirectional.bidirectional_foreground(truth, told, convention=convention)
-    return scores, sorted(p.name for p in predictions.iterdir() if p.is_dir() and p.name not in truth)
-
-
-def _loombench(kind: Any, predictions: Path, references: Path, convention: str, _: Meteor | None) -> Any:
+def _loombench(kind: Any, given: Given, convention: str, _: Meteor | None) -> Any:
     """Rows of questions of all kinds and rows of answers, by id; the one kind is scored."""
-    questions = read_questions(references)
+    questions, answers = given.loombench
     asked = {name: question for name, question in questions.items() if question.kind == kind}
     if not asked:
-        raise EvaluationError(f"{references}: holds no question of the kind {kind!r}. Choose another --task.")
-    answers = read_answers(predictions, questions)
+        raise EvaluationError(f"{given.references}: holds no question of the kind {kind!r}. Choose another --task.")
     told = {name: answer for name, answer in answers.items() if name in asked}
     return loombench.loombench(asked, told, convention=convention)[kind], [n for n in answers if n not in questions]
 
 
-def _frame_labels(predictions: Path, references: Path, convention: str, _: Meteor | None) -> Any:
+def _frame_labels(given: Given, convention: str, _: Meteor | None) -> Any:
     """Folders of files with a class name per line."""
-    truth = {name: read_frame_labels(path) for name, path in _files(references).items()}
+    truth = {name: read_frame_labels(path) for name, path in _files(given.references).items()}
     told: dict[str, FrameLabels | None] = {}
-    for name, path in _files(predictions).items():
+    for name, path in _files(given.predictions).items():
         try:
             told[name] = read_frame_labels(path)
         except EvaluationError:  # counted as an answer that did not parse
@@ -108,22 +131,31 @@ def _files(folder: Path) -> dict[str, Path]:
     found = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
     if not found:
         raise EvaluationError(f"{folder}: no folder with files in it. Give the folder of frame labels, VIDEO.txt each.")
-    return {path.name.removesuffix(".txt"): path for path in found}
+    named: dict[str, Path] = {}
+    for path in found:
+        other = named.setdefault(path.name.removesuffix(".txt"), path)
+        if other is not path:
+            raise EvaluationError(f"{path}: {other.name} beside it is of the same video. Keep one of the two.")
+    return named
 
 
-def _clip_labels(benchmark: Any, predictions: Path, references: Path, convention: str, _: Meteor | None) -> Any:
+def _clip_labels(benchmark: Any, given: Given, convention: str, _: Meteor | None) -> Any:
     """Lighthouse's lines with ``label`` (clips x annotators); answers are ``pred_saliency_scores`` by ``qid``."""
-    rows = [row for row in json_lines(references)]
-    bad = next(
-        (row.where for row in rows if row.problem or not isinstance(row.value, dict) or "label" not in row.value), ""
-    )
-    if bad or not rows:
-        raise EvaluationError(
-            f"{references.parent / bad}: a line must be an object with qid and label (a list per clip)."
-        )
-    told = read_predictions(predictions, "moment_detr").by("qid")
+    rows = list(json_lines(given.references))
+    if not rows:
+        raise EvaluationError(f"{given.references}: holds no line. Give objects with qid and label (a list per clip).")
+    first: dict[str, str] = {}
+    for row in rows:
+        where = given.references.parent / row.where
+        if row.problem or not isinstance(row.value, dict) or "label" not in row.value:
+            problem = row.problem.rstrip(".") or "a line must be an object with qid and label (a list per clip)"
+            raise EvaluationError(f"{where}: {problem}. Correct the row.")
+        qid = str(row.value.get("qid", row.key))
+        if first.setdefault(qid, row.where) != row.where:
+            raise EvaluationError(f"{where}: qid {qid!r} stands in {first[qid]} already. Give every row its own.")
+    told = read_predictions(given.predictions, "moment_detr").by("qid")
     truth = [row.value["label"] for row in rows]
-    items = [str(row.value.get("qid", row.key)) for row in rows]
+    items = list(first)
     answers = [told.pop(item, None) for item in items]
     scores = [MISSING if a is None else None if a.problem is not None else a.clip_scores for a in answers]
     domains = [str(row.value["domain"]) for row in rows] if all("domain" in row.value for row in rows) else None
@@ -157,7 +189,7 @@ _ALL = (
             f"masks_{name}",
             f"J and F from folders of SEQUENCE/FRAME.png, {name.replace('_', '-')}",
             video_objects.CONVENTIONS,
-            partial(_masks, name),
+            partial(_masks, partial(video_objects.video_object_segmentation, task=name)),
         )
         for name in ("semi_supervised", "unsupervised")
     ),
@@ -165,7 +197,7 @@ _ALL = (
         "masks_bidirectional",
         "VideoLoom's bidirectional-foreground J&F from folders of SEQUENCE/FRAME.png",
         bidirectional.CONVENTIONS,
-        _bidirectional,
+        partial(_masks, bidirectional.bidirectional_foreground),
     ),
     *(
         FileTask(

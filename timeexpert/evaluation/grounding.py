@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from .conventions import chosen, policies, rounded, share
 from .errors import MISSING, EvaluationError, Missing, require_same_length
-from .scores import Figures, Scores
+from .scores import Figures, Scores, answer_counts, item_names
 from .tiou import Segment, Union, answered_segments, iou_of, temporal_iou, true_segments
 
 __all__ = ["CONVENTIONS", "MomentConvention", "Segment", "loombench_when", "moment_retrieval", "temporal_iou"]
@@ -96,21 +96,17 @@ def moment_retrieval(
         figures |= {"r1_mean": hits.mean(axis=-1), "miou": share(sums[..., 1], sums[..., 0])}
         return {name: rounded(value, rules.decimals) for name, value in figures.items()}
 
-    unparsed = sum(p is None or p is MISSING for p in predictions)
-    missing = sum(p is MISSING for p in predictions)
+    told = answer_counts(predictions)
     return Scores(
         family="moment_retrieval",
-        items=items if items is not None else [str(i) for i in range(len(truth))],
+        items=item_names(items, len(truth)),
         statistics=statistics,
         combine=combine,
         counts={
-            "questions": len(truth),
-            "answered": len(truth) - missing,
-            "parsed": len(truth) - unparsed,
-            "missing": missing,
+            **told,
             "count": len(truth),
-            "unparsed": unparsed,
-            "empty": len(truth) - unparsed - int(has_window.sum()),
+            "unparsed": len(truth) - told["parsed"],
+            "empty": told["parsed"] - int(has_window.sum()),
             "extra_segments": sum(len(p) - 1 for p in predictions if p and p is not MISSING),
         },
         per_item={"iou": iou},

@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .conventions import chosen, policies, rounded, share
 from .errors import MISSING, EvaluationError, Missing, require_same_length
-from .scores import Figures, Scores
+from .scores import Figures, Scores, answer_counts, item_names
 from .tiou import answered_segments
 
 CLIP_S = 2.0
@@ -183,19 +183,16 @@ def highlight_detection(
         figures["hit1_truth_as_answer"] = share(sums[..., -1], sums[..., -3])
         return {name: rounded(value, rules.decimals) for name, value in figures.items()}
 
-    unparsed = sum(p is None or p is MISSING for p in predictions)
+    told = answer_counts(predictions)
     return Scores(
         family="highlight_detection",
-        items=items if items is not None else [str(i) for i in range(len(truth))],
+        items=item_names(items, len(truth)),
         statistics=np.concatenate([columns, as_answer], axis=1),
         combine=combine,
         counts={
-            "questions": len(truth),
-            "answered": len(truth) - int(missing.sum()),
-            "parsed": len(truth) - unparsed,
-            "missing": int(missing.sum()),
+            **told,
             "count": len(truth),
-            "unparsed": unparsed,
+            "unparsed": len(truth) - told["parsed"],
             "empty": sum(p is not None and p is not MISSING and not len(p) for p in predictions),
             "points_outside": outside,
             "points_invalid": invalid,

@@ -24,13 +24,15 @@ from .mask_rle import decode_masklet, mask_size
 def read_questions(path: Path) -> dict[str, LoomQuestion]:
     """Questions by id. Raises :class:`EvaluationError` naming the line that is none, and on an id that repeats."""
     questions: dict[str, LoomQuestion] = {}
+    first: dict[str, str] = {}
     for row in json_lines(path):
         where = path.parent / row.where
         name = _id(row)
         if name is None:
-            raise EvaluationError(f"{where}: {row.problem or 'a question must be an object with a string id'}.")
-        if name in questions:
-            raise EvaluationError(f"{where}: id {name!r} was there before. Give every question an id of its own.")
+            problem = row.problem.rstrip(".") or "a question must be an object with a string id"
+            raise EvaluationError(f"{where}: {problem}. Correct the row.")
+        if first.setdefault(name, row.where) != row.where:
+            raise EvaluationError(f"{where}: id {name!r} stands in {first[name]} already. Give every question its own.")
         kind, segment = row.value.get("kind"), row.value.get("segment_s")
         if kind not in KINDS:
             raise EvaluationError(f"{where}: kind ({kind!r}) must be one of {', '.join(KINDS)}.")

@@ -6,29 +6,24 @@ image holds them as grey values, except that one of 0 and 255 alone is a mask of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import EvaluationError
 
+M = TypeVar("M", covariant=True)
 
-class MaskFolder(Mapping[str, NDArray[Any]]):
-    """Sequence name -> label maps, uint8 [T, H, W], read when asked for, frames in order of their names.
 
-    Raises :class:`EvaluationError` where the folder holds no sequence, and on reading, where an image is none or of
-    another size than the first one, naming the file.
-    """
+class _Sequences(Mapping[str, M]):
+    """A mapping of which the names are known from the start, and each value is read when asked for."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, names: Iterable[str]) -> None:
         self.folder = folder
-        found = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-        self._names = [path.name for path in found if any(path.glob("*.png"))]
-        if not self._names:
-            raise EvaluationError(f"{folder}: no folder with .png files in it. Give the folder of all sequences.")
+        self._names = dict.fromkeys(names)
 
     def __contains__(self, name: object) -> bool:
         return name in self._names
@@ -38,6 +33,20 @@ class MaskFolder(Mapping[str, NDArray[Any]]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+class MaskFolder(_Sequences[NDArray[Any]]):
+    """Sequence name -> label maps, uint8 [T, H, W], read when asked for, frames in order of their names.
+
+    Raises :class:`EvaluationError` where the folder holds no sequence, and on reading, where an image is none or of
+    another size than the first one, naming the file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        found = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        super().__init__(folder, (path.name for path in found if any(path.glob("*.png"))))
+        if not self._names:
+            raise EvaluationError(f"{folder}: no folder with .png files in it. Give the folder of all sequences.")
 
     def frames(self, name: str) -> list[Path]:
         """The files of a sequence."""
@@ -54,25 +63,15 @@ class MaskFolder(Mapping[str, NDArray[Any]]):
         return np.stack(maps)
 
 
-class PredictedMasks(Mapping[str, "NDArray[Any] | None"]):
+class PredictedMasks(_Sequences["NDArray[Any] | None"]):
     """Predictions in a folder, on the frames of ``truth``: a frame without a file is empty, and counted in
     ``missing_frames``; a sequence with an image that cannot be read or has another size is ``None``."""
 
     def __init__(self, folder: Path, truth: MaskFolder) -> None:
-        self.folder, self.truth = folder, truth
-        self.missing_frames = 0
-        self._names = [name for name in truth if (folder / name).is_dir()]
+        super().__init__(folder, (name for name in truth if (folder / name).is_dir()))
+        self.truth, self.missing_frames = truth, 0
         if not self._names:
             raise EvaluationError(f"{folder}: no folder has the name of a true sequence, such as {next(iter(truth))}.")
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
     def __getitem__(self, name: str) -> NDArray[Any] | None:
         if name not in self._names:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from .conventions import chosen, policies, rounded, share
 from .errors import MISSING, Missing, require_same_length
-from .scores import Figures, Scores
+from .scores import Figures, Scores, answer_counts, item_names
 from .tiou import Segment, iou_of, true_segments
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * k, 2) for k in range(10))
@@ -118,20 +118,16 @@ def moment_map(
             figures |= {f"r1{tail}_{t:g}": hits[..., i] for i, t in enumerate(THRESHOLDS)}
         return {name: rounded(value, rules.decimals) for name, value in figures.items()}
 
-    missing = sum(p is MISSING for p in predictions)
-    parsed = sum(p is not MISSING and p is not None for p in predictions)
+    answers = answer_counts(predictions)
     told = [len(p) if p is not MISSING and p is not None else 0 for p in predictions]
     return Scores(
         family="moment_map",
-        items=items if items is not None else [str(i) for i in range(len(truth))],
+        items=item_names(items, len(truth)),
         statistics=np.concatenate(blocks, axis=1),
         combine=combine,
         counts={
-            "questions": len(truth),
-            "answered": len(truth) - missing,
-            "parsed": parsed,
-            "missing": missing,
-            "empty": parsed - int((listed > 0).sum()),
+            **answers,
+            "empty": answers["parsed"] - int((listed > 0).sum()),
             "windows": sum(told),
             "windows_not_counted": sum(max(0, n - _MAX_WINDOWS) for n in told),
         },

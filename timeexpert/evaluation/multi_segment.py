@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from .conventions import chosen, policies, rounded, share
 from .errors import MISSING, Missing, require_same_length
-from .scores import Figures, Scores
+from .scores import Figures, Scores, answer_counts, item_names
 from .tiou import Segment, Union, answered_segments, iou_of, true_segments
 
 THRESHOLDS = (0.1, 0.3, 0.5, 0.7)
@@ -79,18 +79,13 @@ def multi_segment_f1(
             figures |= {f"{name}_{t:g}": shares[..., k * width + j] for j, t in enumerate(THRESHOLDS)}
         return {name: rounded(value, rules.decimals) for name, value in figures.items()}
 
-    missing = sum(p is MISSING for p in predictions)
-    parsed = sum(p is not None and p is not MISSING for p in predictions)
     return Scores(
         family="multi_segment",
-        items=items if items is not None else [str(i) for i in range(len(truth))],
+        items=item_names(items, len(truth)),
         statistics=columns,
         combine=combine,
         counts={
-            "questions": len(truth),
-            "answered": len(truth) - missing,
-            "parsed": parsed,
-            "missing": missing,
+            **answer_counts(predictions),
             "empty": sum(p is not None and p is not MISSING and not len(p) for p in predictions),
             "predicted_segments": told,
             "true_segments": int(counts.sum()),

@@ -164,6 +164,7 @@ class _Items:
 
     @classmethod
     def of(cls, hypotheses: Sequence[str], references: Sequence[Sequence[str]], groups: ArrayLike | None) -> _Items:
+        """Number the texts. Raises ``ValueError`` where there is not one list, not empty, and one group for each."""
         _check(hypotheses, references)
         texts: dict[str, int] = {}
         documents: dict[tuple[str, ...], int] = {}

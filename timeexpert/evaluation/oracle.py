@@ -13,7 +13,6 @@ Arrays come from ``.npz`` files beside the JSON, read without pickle.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,8 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+
+from timeexpert.data.formats.reading import FormatError, load_json
 
 from .errors import EvaluationError
 
@@ -196,9 +197,9 @@ def _adapter(family: str) -> ModuleType | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"{path}: cannot be read as JSON: {error}.") from None
+        document = load_json(path)
+    except FormatError as error:
+        raise EvaluationError(str(error)) from None
     lacking = [key for key in SCHEMA_KEYS if not isinstance(document, dict) or key not in document]
     if lacking:
         raise EvaluationError(f"{path}: lacks {', '.join(lacking)}; a file of reference cases holds {SCHEMA_KEYS}.")

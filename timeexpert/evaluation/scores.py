@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import EvaluationError
+from .errors import MISSING, EvaluationError
 
 Figures = Mapping[str, NDArray[np.float64]]
 _ROWS_AT_ONCE = 256  # resamples drawn together: 256 x 100,000 items are 200 MB
@@ -62,6 +62,22 @@ class Scores:
             "scorers": dict(self.scorers),
             "notes": list(self.notes),
         }
+
+
+def item_names(items: Sequence[str] | None, count: int) -> Sequence[str]:
+    """``items``, or where none are named the places 0 to ``count`` - 1."""
+    return items if items is not None else [str(place) for place in range(count)]
+
+
+def answer_counts(answers: Sequence[Any]) -> dict[str, int]:
+    """The counts of every family: ``questions``, and how many are ``answered``, ``parsed`` and ``missing``.
+
+    Of ``answers`` (one per question) ``MISSING`` was not given and ``None`` did not parse.
+    """
+    missing = sum(answer is MISSING for answer in answers)
+    unparsed = sum(answer is None for answer in answers)
+    answered = len(answers) - missing
+    return {"questions": len(answers), "answered": answered, "parsed": answered - unparsed, "missing": missing}
 
 
 def intervals(

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from timeexpert.data.records import Sample
+from timeexpert.errors import did_you_mean
 from timeexpert.tokenization import EventSequence
 
-from . import answer_text, captioning, choices, grounding, highlights, multi_segment, segmentation
+from . import answer_text, captioning, choices, grounding, highlight_text, highlights, multi_segment, segmentation
 from .caption_events import TimedCaptions
 from .captioning import dense_captioning
 from .class_names import ClassNames
@@ -101,13 +101,13 @@ def _ranked(told: Told) -> list[tuple[float, float, float]]:
 
 def _highlights(samples: Sequence[Sample], told: Answers, convention: str) -> Scores:
     truth = [_highlight_truth(s, t) for s, t in zip(samples, told, strict=True)]
-    points = [_read(t, t and _points(t)) for t in told]
+    points = [_read(t, t and _points(t, convention)) for t in told]
     return highlights.highlight_detection(truth, points, items=_ids(samples), convention=convention)
 
 
-def _points(told: Told) -> Any:
+def _points(told: Told, convention: str) -> Any:
     if told.from_text:
-        return None  # no reading of scores from free text is defined: it did not parse
+        return highlight_text.READINGS.get(convention, highlight_text.read_highlights)(told.text or "")
     if told.clip_scores is not None:
         return highlights.clip_points(told.clip_scores)
     return [(start_s, score) for (start_s, _), score in zip(told.segments_s, told.scores, strict=False)]
@@ -297,8 +297,7 @@ def task_named(name: str) -> Task:
 def named(tasks: Mapping[str, T], name: str) -> T:
     """The row of ``tasks`` with that name. Raises :class:`EvaluationError` with the names there are."""
     if name not in tasks:
-        near = get_close_matches(name, tasks, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, tasks)
         raise EvaluationError(f"--task ({name!r}) must be one of {', '.join(tasks)}.{hint}")
     return tasks[name]
 
@@ -309,7 +308,7 @@ def check_convention(tasks: Sequence[Any], convention: str) -> None:
         if convention not in task.conventions:
             raise EvaluationError(
                 f"--convention ({convention!r}) is none of {task.name}'s: {', '.join(task.conventions)}. Choose one of "
-                "them, or other tasks with --task."
+                f"them, or other tasks with --task.{did_you_mean(convention, task.conventions)}"
             )
 
 

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .conventions import chosen, policies, rounded, share
 from .errors import MISSING, EvaluationError, Missing, require_same_length
-from .scores import Figures, Scores
+from .scores import Figures, Scores, answer_counts, item_names
 from .tiou import named
 
 TOP_K = 5
@@ -93,20 +93,12 @@ def video_highlights(
             for k, name in enumerate(names)
         }
 
-    missing = sum(p is MISSING for p in predictions)
-    unparsed = sum(p is None for p in predictions)
     return Scores(
         family=benchmark,
-        items=items if items is not None else [str(i) for i in range(len(truth))],
+        items=item_names(items, len(truth)),
         statistics=np.concatenate([parts * inside[:, None] for inside in members.values()], axis=1),
         combine=combine,
-        counts={
-            "questions": len(truth),
-            "answered": len(truth) - missing,
-            "parsed": len(truth) - missing - unparsed,
-            "missing": missing,
-            "without_positives": without,
-        },
+        counts={**answer_counts(predictions), "without_positives": without},
         per_item={"ap": parts[:, 1] / np.maximum(parts[:, 0], 1)},
         convention=convention,
         policies=policies(rules),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 
-from timeexpert.errors import UserError
+from timeexpert.errors import UserError, did_you_mean
 
 GIB = 2**30
 
@@ -124,8 +123,7 @@ FIGURES = tuple(field.name for field in fields(Gpu) if field.name not in ("name"
 def find_gpu(name: str, changes: dict[str, float | None] | None = None) -> Gpu:
     """The GPU of that name, with figures of one's own in place of the table's. Raises :class:`PlanError`."""
     if name not in GPUS:
-        near = get_close_matches(name, GPUS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, GPUS)
         raise PlanError(f"--gpu {name!r} is not one of {', '.join(GPUS)}.{hint} Take one and override its figures.")
     given = {key: value for key, value in (changes or {}).items() if value is not None}
     for key, value in given.items():

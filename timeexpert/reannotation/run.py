@@ -21,8 +21,9 @@ from timeexpert.data.endpoint import Endpoint
 from timeexpert.data.filters.clips import Clip, ClipStore
 from timeexpert.data.filters.timing import cut_candidates
 from timeexpert.data.lock import LOCK, locked
+from timeexpert.data.media import require_media
 from timeexpert.data.records import DURATION_TOLERANCE_S, Sample
-from timeexpert.data.sample_lines import good_samples, unique_samples, write_row
+from timeexpert.data.sample_lines import good_samples, require_samples, unique_samples, write_row
 from timeexpert.data.shard_index import write_atomically
 from timeexpert.errors import UserError
 from timeexpert.tokenization import EventSequence
@@ -90,10 +91,8 @@ def reannotate(
     ``EndpointError`` and ``CheckpointError`` (each a ``UserError``).
     """
     samples, media, out, config = Path(samples), Path(media), Path(out), config or ReannotateConfig()
-    if not samples.is_file():
-        raise ReannotateError(f"{samples}: no such file. Give a Sample .jsonl, as timeexpert data convert writes it.")
-    if not media.is_dir():
-        raise ReannotateError(f"{media}: no such folder. --media is the folder that samples' video paths start from.")
+    require_samples(samples, ReannotateError)
+    require_media(media, ReannotateError)
     out.mkdir(parents=True, exist_ok=True)
     with locked(out, "run", ReannotateError), ExitStack() as stack:
         _refuse_foreign(out)

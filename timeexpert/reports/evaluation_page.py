@@ -27,7 +27,7 @@ def write_evaluation_page(
 
     ``remarks`` are shown at the top. Raises :class:`ReportError` where ``path`` cannot be written.
     """
-    write_html(path, page(title, _body(title, document, scored, remarks), css=CSS))
+    write_html(path, page(title, _body(title, document, scored, remarks), css=CSS), "-o")
 
 
 def _body(title: str, document: Mapping[str, Any], scored: Mapping[str, Scored], remarks: list[str]) -> Iterator[str]:

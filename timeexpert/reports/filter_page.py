@@ -11,7 +11,7 @@ from typing import Any
 from .charts import line_chart
 from .errors import ReportError
 from .frame_strip import STRIP_CSS, frame_strip
-from .style import cards, notes, page, table, write_html
+from .style import cards, notes, page, table, usage_cards, write_html
 
 EXAMPLES = 12  # rows shown of each filter, spread evenly over its file
 WITH_FRAMES = 6  # of them with frames from the clip
@@ -24,14 +24,14 @@ CSS = (
 def write_filter_page(folder: Path, media: Path | None) -> Path:
     """Write ``folder/filter.html`` from the files of a finished run; frames come from ``media``.
 
-    Raises :class:`ReportError` where the folder holds no finished run.
+    Raises :class:`ReportError` where the folder holds no finished run, and where the page cannot be written.
     """
     try:
         report = json.loads((folder / "filter.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ReportError(f"{folder}: holds no finished run of data filter ({error}). Run it first.") from None
     path = folder / "filter.html"
-    write_html(path, page("Filters", _body(folder, media, report), css=CSS))
+    write_html(path, page("Filters", _body(folder, media, report), css=CSS), "-o")
     return path
 
 
@@ -67,15 +67,8 @@ def _body(folder: Path, media: Path | None, report: dict[str, Any]) -> Iterator[
 
 
 def _costs(costs: dict[str, Any]) -> Iterator[str]:
-    usage = costs.get("usage")
-    if usage:
-        shown = {
-            "answers": str(usage["requests"]),
-            "from the cache": str(usage["from_cache"]),
-            "failed": str(usage["failed"]),
-            "tokens in, out": f"{usage['prompt_tokens']}, {usage['completion_tokens']}",
-        }
-        yield cards(shown | ({} if usage["cost"] is None else {"cost": f"{usage['cost']:.4g}"}))
+    if costs.get("usage"):
+        yield usage_cards(costs["usage"])
     yield notes([f"{count} requests: {reason}" for reason, count in costs.get("failures", {}).items()])
 
 

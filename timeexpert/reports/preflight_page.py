@@ -100,8 +100,7 @@ def preflight_page(
     title = f"Preflight of {source['path']}"
     body = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="muted">{counts["clips"]} clips of {escape(source["folder"])}, each decoded once from start to '
-        "end</p>",
+        f'<p class="muted">{counts["clips"]} clips of {escape(source["folder"])}, each read once from start to end</p>',
         style.cards(
             {
                 "clips": str(counts["clips"]),
@@ -127,6 +126,11 @@ def preflight_page(
 
 def _notes(summary: dict[str, Any]) -> list[str]:
     counts, lines = summary["counts"], []
+    if counts["features"]:
+        lines.append(
+            f"{counts['features']} clips are files of features: all of their values and times were read, and their "
+            "questions checked; what pictures show (black, still, ...) is not in them."
+        )
     if counts["bad_lines"]:
         lines.append(
             f"{counts['bad_lines']} bad lines in the samples, the first: {summary['bad_lines'][0]} "
@@ -158,6 +162,9 @@ def _clip_table(title: str, clips: Sequence[CheckedClip], total: int) -> list[st
         what = "; ".join(f"{finding.kind}: {finding.text}" for finding in clip.findings)
         if facts is None:
             rows.append([clip.video, None, None, None, None, what])
+            continue
+        if facts.features is not None:
+            rows.append([clip.video, f"{facts.duration_s:.2f} s", None, None, facts.features, what])
             continue
         size, codec = f"{facts.width}x{facts.height}", f"{facts.codec} {facts.pix_fmt}"
         rate = f"{facts.fps:.2f}" + (" variable" if facts.variable_frame_rate else "") + f" ({facts.time_base} s)"

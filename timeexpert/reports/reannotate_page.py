@@ -12,7 +12,7 @@ from timeexpert.data.records import Sample, read_samples
 
 from .errors import ReportError
 from .frame_strip import STRIP_CSS, frame_strip
-from .style import cards, notes, page, table, write_html
+from .style import cards, notes, page, table, usage_cards, write_html
 
 EXAMPLES = 12  # changed samples shown, spread evenly over all
 FRAMES = 10  # of each of them
@@ -33,7 +33,7 @@ WIDTH, LEFT, BAR, GAP = 1000, 52, 15, 3
 def write_reannotate_page(folder: Path, media: Path | None) -> Path:
     """Write ``folder/reannotate.html`` from the files of a finished run; frames come from ``media``.
 
-    Raises :class:`ReportError` where the folder holds no finished run.
+    Raises :class:`ReportError` where the folder holds no finished run, and where the page cannot be written.
     """
     try:
         report = json.loads((folder / "reannotate.json").read_text(encoding="utf-8"))
@@ -44,7 +44,7 @@ def write_reannotate_page(folder: Path, media: Path | None) -> Path:
     chosen = {changed[round(i * (len(changed) - 1) / max(1, count - 1))] for i in range(count)}
     examples = [s for _, s in read_samples(folder / "samples.jsonl") if isinstance(s, Sample) and s.id in chosen]
     path = folder / "reannotate.html"
-    write_html(path, page("Re-annotation", _body(report, examples, len(changed), media), css=CSS))
+    write_html(path, page("Re-annotation", _body(report, examples, len(changed), media), css=CSS), "-o")
     return path
 
 
@@ -70,14 +70,7 @@ def _body(report: dict[str, Any], examples: Sequence[Sample], changed: int, medi
     yield cards(figures)
     yield f"<p>{escape(_who(report))}</p>"
     if report["usage"]:
-        usage = report["usage"]
-        shown = {
-            "answers": str(usage["requests"]),
-            "from the cache": str(usage["from_cache"]),
-            "failed": str(usage["failed"]),
-            "tokens in, out": f"{usage['prompt_tokens']}, {usage['completion_tokens']}",
-        }
-        yield cards(shown | ({} if usage["cost"] is None else {"cost": f"{usage['cost']:.4g}"}))
+        yield usage_cards(report["usage"])
     if report["steps"]:
         yield table(["what was done", "events"], list(report["steps"].items()))
     yield notes([f"{count} times: {kind} (untouched.jsonl)" for kind, count in report["untouched"].items()])

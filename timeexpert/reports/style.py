@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -95,12 +95,12 @@ def write_page(path: Path, html: str) -> None:
     path.write_text(html, encoding="utf-8", errors="backslashreplace")
 
 
-def write_html(path: Path, html: str) -> None:
-    """:func:`write_page` for a file that a user named. Raises :class:`ReportError` where it cannot be written."""
+def write_html(path: Path, html: str, option: str = "--html") -> None:
+    """:func:`write_page` to where a user's ``option`` says. Raises :class:`ReportError` where it cannot be written."""
     try:
         write_page(path, html)
     except OSError as error:
-        raise ReportError(f"--html {path}: cannot be written ({error.strerror}). Give another file.") from None
+        raise ReportError(f"{path}: cannot be written ({error.strerror}). Give another {option}.") from None
 
 
 def table(
@@ -129,6 +129,17 @@ def cards(values: dict[str, str]) -> str:
         f'<div class="card"><b>{escape(value)}</b><span>{escape(name)}</span></div>' for name, value in values.items()
     )
     return f'<div class="cards">{items}</div>'
+
+
+def usage_cards(usage: Mapping[str, Any]) -> str:
+    """:func:`cards` of what an endpoint was asked: the fields of :class:`~timeexpert.data.endpoint.Usage`."""
+    shown = {
+        "answers": str(usage["requests"]),
+        "from the cache": str(usage["from_cache"]),
+        "failed": str(usage["failed"]),
+        "tokens in, out": f"{usage['prompt_tokens']}, {usage['completion_tokens']}",
+    }
+    return cards(shown | ({} if usage["cost"] is None else {"cost": f"{usage['cost']:.4g}"}))
 
 
 def chooser(name: str, legend: str, kind: str, options: Sequence[str], *, chosen: int | None = None) -> str:

@@ -180,6 +180,20 @@ def test_a_file_that_is_not_json_is_refused_with_its_line(tmp_path):
         list(convert("activitynet_captions", path))
 
 
+@pytest.mark.parametrize(
+    ("duration", "words"),
+    [
+        ("7" * 5000, r"past.json:3: not JSON that can be read: an integer of more than 4300 digits. Correct it."),
+        ("\n" + "[" * 5000 + "]" * 5000, r"past.json:4: not JSON that can be read: nested too deeply. Correct it."),
+    ],
+)
+def test_what_python_cannot_read_of_json_is_refused_with_its_line(tmp_path, duration, words):
+    path = tmp_path / "past.json"
+    path.write_text('{"v_a": {"sentences": ["[{ \\" ]"], "timestamps": [[1, 2]],\n\n"duration": ' + duration + "}}")
+    with pytest.raises(FormatError, match=words):
+        list(convert("activitynet_captions", path))
+
+
 def test_a_missing_file_and_one_that_is_too_large_are_refused(tmp_path, monkeypatch):
     with pytest.raises(FormatError, match=r"none.json: no such file"):
         list(convert("llava", tmp_path / "none.json"))

@@ -43,7 +43,8 @@ def test_members_are_those_of_the_whole_file_for_every_window(tree, chunk, inden
         ("{1: 2}", "a.json:1: not JSON: the name of a member is 1, not text"),
         ("[1 2]", r"'2' where one of , \] is due"),
         ("7", r"'7' where one of \[ \{ is due"),
-        ("[" * 100_000, "recursion"),
+        ("[" * 100_000, r"a.json:1: not JSON that can be read: nested too deeply. Correct it."),
+        ("[1,\n" + "7" * 5000 + "]", r"a.json:2: not JSON that can be read: an integer of more than 4300 digits. Corr"),
     ],
 )
 def test_a_file_that_stops_being_json_is_an_error_with_its_line(tmp_path, text, words):

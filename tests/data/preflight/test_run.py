@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,11 +14,14 @@ from pathlib import Path
 import pytest
 
 from tests.data.media import question, read_rows, write_lines, write_video
+from tests.data.test_features import write as write_features
 from timeexpert.data.build import BuildError, build
 from timeexpert.data.preflight.check import Place, check_clip
 from timeexpert.data.preflight.run import PreflightError, preflight
 from timeexpert.data.preflight.stretches import StretchConfig
+from timeexpert.data.shards import ShardDataset
 from timeexpert.errors import UserError
+from timeexpert.reports.preflight_page import write_preflight_page
 
 from .clips import kinds
 
@@ -35,6 +39,51 @@ def test_what_leaves_a_clip_out_is_chosen_and_judged_again_without_decoding(medi
     assert (report.reused, report.excluded) == (4, 1)
     with pytest.raises(UserError, match="--exclude blak: no such kind. Give some of all_black, black"):
         preflight(media, out, exclude=["blak"])
+
+
+def test_features_are_checked_as_what_they_are(media, tmp_path):
+    folder = tmp_path / "features"
+    good = write_features(folder / "v0.mp4.features", media / "v0.mp4", {"num_frames": [3]})
+    (folder / "torn.mp4.features").write_bytes(good.read_bytes()[:-1])
+    data = bytearray(good.read_bytes())
+    data[-4:] = b"\x00\x00\xc0\x7f"  # NaN
+    (folder / "nan.mp4.features").write_bytes(data)
+    samples = write_lines(
+        tmp_path / "s.jsonl",
+        [
+            question("late", "v0.mp4.features", 0, 1e4),
+            question("a", "torn.mp4.features"),
+            question("b", "nan.mp4.features"),
+        ],
+    )
+    report = preflight(samples, tmp_path / "out", media=folder)
+    assert (report.clips, report.features, report.excluded, report.questions_past_end) == (3, 1, 2, 1)
+    assert report.kinds == {"unreadable": 2, "past_end": 1}
+    clips = {row["video"]: row for row in read_rows(tmp_path / "out" / "clips.jsonl")}
+    facts = clips["v0.mp4.features"]["facts"]
+    assert re.fullmatch(r"features of \d of \d+ frames \(--num-frames 3\), 4 patches of 3 float32", facts["features"])
+    assert "features lies outside of the file" in clips["torn.mp4.features"]["reason"]
+    assert "a feature is not a finite number" in clips["nan.mp4.features"]["reason"]
+    assert preflight(folder, tmp_path / "whole").other_files == {}
+    page = write_preflight_page(tmp_path / "out").read_text()
+    assert "1 clips are files of features" in page and "4 patches of 3 float32" in page
+    assert preflight(samples, tmp_path / "out", media=folder).reused == 3
+
+
+def test_features_in_shards_are_checked_against_their_sum(media, tmp_path):
+    write_features(tmp_path / "f" / "v0.mp4.features", media / "v0.mp4", {"num_frames": [3]})
+    samples = write_lines(tmp_path / "s.jsonl", [question("a", "v0.mp4.features")])
+    build(samples, tmp_path / "f", tmp_path / "shards")
+    report = preflight(tmp_path / "shards", tmp_path / "out")
+    assert (report.features, report.excluded) == (1, 0)
+    (shard,) = (tmp_path / "shards").glob("*.tar")
+    (entry,) = ShardDataset(tmp_path / "shards").entries
+    data = bytearray(shard.read_bytes())
+    data[entry.media.offset + entry.media.size - 4] ^= 1  # the last bit of the last value
+    shard.write_bytes(data)
+    preflight(tmp_path / "shards", tmp_path / "again")
+    (row,) = read_rows(tmp_path / "again" / "clips.jsonl")
+    assert row["failed"] == "unreadable" and "the bytes of v0_mp4-" in row["reason"]
 
 
 def test_a_build_obeys_the_list(media, tmp_path):

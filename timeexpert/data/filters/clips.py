@@ -69,7 +69,8 @@ def measure(
 ) -> tuple[Clip, Pictures | None]:
     """Decode a clip once. Raises :class:`UserError` with its name and the reason."""
     from timeexpert.data.sampling import uniform_times
-    from timeexpert.data.video import Video, on_screen
+    from timeexpert.data.video import Video
+    from timeexpert.data.video_index import on_screen
 
     meter, frames, times = MotionMeter(), [], []
     with Video.open(resolve_media(media, video), name=video) as opened:

@@ -19,8 +19,9 @@ from typing import Any, TextIO
 
 from timeexpert.config import to_tree
 from timeexpert.data.lock import LOCK, locked
+from timeexpert.data.media import require_media
 from timeexpert.data.records import Sample
-from timeexpert.data.sample_lines import good_samples, unique_samples, write_row
+from timeexpert.data.sample_lines import good_samples, require_samples, unique_samples, write_row
 from timeexpert.data.shard_index import write_atomically
 from timeexpert.errors import UserError
 
@@ -140,8 +141,7 @@ def run_filters(
 
 
 def _check(samples: Path, media: Path | None, config: FilterConfig, labels: Labels | None) -> None:
-    if not samples.is_file():
-        raise FilterError(f"{samples}: no such file. Give a Sample .jsonl, as timeexpert data convert writes it.")
+    require_samples(samples, FilterError)
     if media is None and config.needs_media:
         needing = [name for name in config.filters if name in ("timestamps", "cuts", "alignment")]
         raise FilterError(
@@ -153,8 +153,8 @@ def _check(samples: Path, media: Path | None, config: FilterConfig, labels: Labe
             raise FilterError(
                 f"the labels are for {name}, which is not among filters ({list(config.filters)}). Add it."
             )
-    if media is not None and not media.is_dir():
-        raise FilterError(f"{media}: no such folder. --media is the folder that the samples' video paths start from.")
+    if media is not None:
+        require_media(media, FilterError)
 
 
 def _refuse_foreign(out: Path) -> None:

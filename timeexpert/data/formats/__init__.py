@@ -7,7 +7,6 @@ in the file: it does not stop at a bad row and loses none.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from difflib import get_close_matches
 from pathlib import Path
 
 from timeexpert.data.formats import (
@@ -36,6 +35,7 @@ from timeexpert.data.formats import (
 from timeexpert.data.formats.base import Converted, ConvertOptions, Format, Rejected, read_durations
 from timeexpert.data.formats.prompts import prompt_for
 from timeexpert.data.formats.reading import FormatError, peek
+from timeexpert.errors import did_you_mean
 
 __all__ = [
     "FORMATS",
@@ -68,8 +68,7 @@ def convert(name: str, path: str | Path, options: ConvertOptions | None = None) 
 def get(name: str) -> Format:
     """The format ``name``. Raises :class:`FormatError` with the names there are."""
     if name not in FORMATS:
-        near = get_close_matches(name, FORMATS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, FORMATS)
         raise FormatError(f"format ({name!r}) must be auto or one of {', '.join(FORMATS)}.{hint}")
     return FORMATS[name]
 

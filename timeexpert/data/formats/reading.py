@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from timeexpert.data.formats.streaming import BrokenJsonError, json_members
-from timeexpert.data.records import SampleError, parse_json
+from timeexpert.data.records import SampleError, json_limits, parse_json
 from timeexpert.errors import UserError
 
 MAX_LINE_BYTES = 16 * 2**20
@@ -86,7 +88,7 @@ def streamed(path: Path) -> Iterator[tuple[str, Any]]:
     except UnicodeDecodeError as error:
         raise FormatError(f"{path}: not UTF-8: {error.reason}. Save the file as UTF-8.") from None
     except BrokenJsonError as error:
-        raise FormatError(f"{path}:{error.line}: not JSON: {error}. Is the file complete?") from None
+        raise FormatError(f"{path}:{error.line}: {error}") from None
 
 
 def csv_rows(path: Path) -> Iterator[Row]:
@@ -126,7 +128,7 @@ def members(path: Path, tree: Any, where: str = "") -> Iterator[Row]:
 def load_json(path: Path) -> Any:
     """The whole of a JSON file. Raises :class:`FormatError` with line and column.
 
-    NaN and huge numbers pass here, so that they cost one row and not the file: rows are checked one by one later.
+    NaN and large numbers pass here, so that they cost one row and not the file: rows are checked one by one later.
     """
     check_file(path)
     size = path.stat().st_size
@@ -136,13 +138,28 @@ def load_json(path: Path) -> Any:
             "record per line (.jsonl), which is read row by row."
         )
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        with json_limits():
+            return json.loads(text)
     except UnicodeDecodeError as error:
         raise FormatError(f"{path}: not UTF-8 at byte {error.start}. Save the file as UTF-8.") from None
     except json.JSONDecodeError as error:
         raise FormatError(f"{path}:{error.lineno}: not JSON: {error}. Is the file complete?") from None
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: JSON that cannot be read: {error}") from None
+    except SampleError as error:
+        raise FormatError(f"{path}:{line_past_limits(text)}: {error} Correct it.") from None
+
+
+def line_past_limits(text: str) -> int:
+    """The line of JSON ``text`` that holds the integer that is too long, or else the deepest value."""
+    long = re.search(rf"\d{{{sys.get_int_max_str_digits() + 1}}}", text)
+    if long is not None:
+        return text.count("\n", 0, long.start()) + 1
+    depth, deepest, place = 0, 0, 0
+    for mark in re.finditer(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]', text):
+        depth += (mark[0] in ("[", "{")) - (mark[0] in ("]", "}"))
+        if depth > deepest:
+            deepest, place = depth, mark.start()
+    return text.count("\n", 0, place) + 1
 
 
 def peek(path: Path) -> Any:

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from timeexpert.data.records import SampleError, json_limits
+
 CHUNK = 2**20  # characters
 MAX_MEMBER = 2**26  # characters of one member: what is longer is no list of rows
 
 
 class BrokenJsonError(ValueError):
-    """The file stops being JSON in ``line``."""
+    """The file stops being JSON, or JSON that can be read, in ``line``."""
 
     def __init__(self, line: int, reason: str) -> None:
         super().__init__(reason)
@@ -53,11 +55,12 @@ class _Text:
         return found
 
     def value(self) -> Any:
-        """Read a JSON value. Raises ``ValueError`` or ``RecursionError``."""
+        """Read a JSON value. Raises ``ValueError``, :class:`SampleError` at a limit of reading."""
         self.next()
         while True:
             try:
-                value, end = self.decode(self.text, self.at)
+                with json_limits():
+                    value, end = self.decode(self.text, self.at)
             except json.JSONDecodeError as error:
                 if len(self.text) - self.at > MAX_MEMBER:
                     raise ValueError(f"a member of more than {MAX_MEMBER} characters, or {error.msg}") from None
@@ -81,8 +84,10 @@ def json_members(path: Path) -> Iterator[tuple[str, Any]]:
             yield from _members(text)
         except UnicodeDecodeError:
             raise
-        except (ValueError, RecursionError) as error:
-            raise BrokenJsonError(text.lines + text.text.count("\n", 0, text.at), str(error)) from None
+        except ValueError as error:
+            limit = isinstance(error, SampleError)
+            says = f"{error} Correct it." if limit else f"not JSON: {error}. Is the file complete?"
+            raise BrokenJsonError(text.lines + text.text.count("\n", 0, text.at), says) from None
 
 
 def _members(text: _Text) -> Iterator[tuple[str, Any]]:

@@ -9,7 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from timeexpert.data.media import MediaError, resolve_media
+from timeexpert.data.media import MediaError, is_features, resolve_media
 
 from .stretches import SIZE, Stretch, StretchConfig, StretchFinder, gaps
 
@@ -21,7 +21,9 @@ class Facts:
     """What decoding a clip told, besides the fields of :class:`~timeexpert.data.video.VideoInfo` of the same name.
 
     ``last_frame_s`` is the time of the last frame that decodes; ``time_base`` a fraction ("1/90000"). ``damage``
-    says what is wrong inside the file, ``cut_short`` how much of its end is missing.
+    says what is wrong inside the file, ``cut_short`` how much of its end is missing. ``features`` says what a file of
+    features holds; its ``duration_s``, times and frames are the clip's, it has no pictures, and what follows from those
+    is 0 or empty.
     """
 
     duration_s: float
@@ -42,6 +44,7 @@ class Facts:
     black: tuple[Stretch, ...] = ()
     frozen: tuple[Stretch, ...] = ()
     gaps: tuple[Stretch, ...] = ()
+    features: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with the fields of this class."""
@@ -81,14 +84,23 @@ class Place:
         """The open :class:`~timeexpert.data.video.Video`. Raises :class:`UserError` with the name and the reason."""
         from timeexpert.data.video import Video
 
+        try:
+            return Video.open(self._source(), name=self.video)
+        except OSError as error:
+            raise MediaError(f"{self.video}: cannot be read: {error.strerror or error}.") from None
+
+    def open_features(self) -> Any:
+        """The :class:`~timeexpert.data.features.FeatureFile`. Raises :class:`UserError` as :meth:`open`."""
+        from timeexpert.data.features import FeatureFile  # which needs torch
+
+        return FeatureFile(self._source(), self.video)
+
+    def _source(self) -> Path | bytes:
+        """The file, or bytes of a shard, which are checked against their sum."""
         if self.number is None:
-            path = resolve_media(self.folder, self.video)
-            try:
-                return Video.open(path, name=self.video)
-            except OSError as error:
-                raise MediaError(f"{self.video}: cannot be read: {error.strerror or error}.") from None
-        data, name = _shards(self.folder).video_media(self.number)
-        return Video.open(data, name=name)
+            return resolve_media(self.folder, self.video)
+        data: bytes = _shards(self.folder).video_media(self.number)[0]
+        return data
 
 
 @lru_cache(maxsize=1)
@@ -99,7 +111,9 @@ def _shards(folder: Path) -> Any:
 
 
 def check_clip(place: Place, config: StretchConfig) -> Facts:
-    """Decode every frame of a clip once. Raises :class:`UserError` where it cannot be used."""
+    """Decode every frame of a clip once, or read all of its features. Raises :class:`UserError` where it is bad."""
+    if is_features(place.video):
+        return _check_features(place)
     finder = StretchFinder(config)
     with place.open() as video:
         for gray, time_s in video.gray_frames(SIZE):
@@ -124,6 +138,29 @@ _SHARED = ("duration_s", "num_frames", "fps", "variable_frame_rate", "first_pts_
     "codec",
     "pix_fmt",
 )
+
+
+def _check_features(place: Place) -> Facts:
+    file = place.open_features()
+    info = file.info(check=True)
+    return Facts(
+        duration_s=file.duration_s,
+        last_frame_s=float(file.frame_times_s[-1]),
+        num_frames=info["num_frames"],
+        fps=info["num_frames"] / file.duration_s,
+        variable_frame_rate=False,
+        time_base="",
+        first_pts_s=0.0,
+        rotation=0,
+        width=0,
+        height=0,
+        pixel_aspect=1.0,
+        codec="features",
+        pix_fmt=file.kind["dtype"],
+        cut_short=None,
+        damage=None,
+        features=file.summary,
+    )
 
 
 def pictures(place: Place, count: int) -> list[tuple[float, bytes]]:

@@ -106,7 +106,8 @@ def _findings(clip: CheckedClip, questions: Sequence[Question]) -> Iterable[Find
     if clip.facts is None:
         return
     facts = clip.facts
-    yield from _of_pictures(facts)
+    if facts.features is None:
+        yield from _of_pictures(facts)
     if facts.cut_short:
         yield Finding("cut_short", facts.cut_short)
     if facts.damage:

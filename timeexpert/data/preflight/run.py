@@ -36,12 +36,14 @@ class PreflightError(UserError):
 
 @dataclass
 class PreflightReport:
-    """What a preflight found. ``kinds`` counts clips by finding; ``reused`` of them were checked in earlier runs."""
+    """What a preflight found. ``kinds`` counts clips by finding; ``reused`` of them were checked in earlier runs,
+    ``features`` are files of features. ``frames`` counts those that were decoded."""
 
     out: str
     source: str
     clips: int = 0
     reused: int = 0
+    features: int = 0
     excluded: int = 0
     duration_s: float = 0.0
     frames: int = 0
@@ -239,7 +241,8 @@ def _finish(
             report.questions += len(clip.questions)
             if checked.facts is not None:
                 report.duration_s += checked.facts.duration_s
-                report.frames += checked.facts.num_frames
+                report.features += checked.facts.features is not None
+                report.frames += checked.facts.num_frames if checked.facts.features is None else 0
                 report.questions_past_end += len(past_end(clip.questions, checked.facts.duration_s))
             if checked.excluded:
                 report.excluded += 1

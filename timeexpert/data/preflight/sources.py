@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from timeexpert.data.media import VIDEO_SUFFIXES, MediaError, resolve_media
+from timeexpert.data.media import FEATURES_SUFFIX, VIDEO_SUFFIXES, MediaError, require_media, resolve_media
 from timeexpert.data.records import Sample, SampleError, read_samples
 from timeexpert.data.shard_index import MANIFEST, UNFINISHED
 from timeexpert.errors import UserError
@@ -72,8 +72,7 @@ def find_clips(path: Path, media: Path | None) -> Source:
 def _from_samples(path: Path, media: Path) -> Source:
     if not path.is_file():
         raise UserError(f"{path}: no such samples file. --media goes with a Sample .jsonl; leave it out for a folder.")
-    if not media.is_dir():
-        raise UserError(f"{media}: no such folder. --media is the folder that the samples' video paths start from.")
+    require_media(media, UserError)
     clips: dict[str, Clip] = {}
     bad_lines = []
     for line, sample in read_samples(path):
@@ -94,8 +93,9 @@ def _from_samples(path: Path, media: Path) -> Source:
 
 def _from_folder(path: Path) -> Source:
     files = sorted(p for p in path.rglob("*") if p.is_file() or p.is_symlink())
-    names = [p.relative_to(path).as_posix() for p in files if p.suffix.lower() in VIDEO_SUFFIXES]
-    others = Counter(p.suffix.lower() or "no suffix" for p in files if p.suffix.lower() not in VIDEO_SUFFIXES)
+    clip_suffixes = {*VIDEO_SUFFIXES, FEATURES_SUFFIX}
+    names = [p.relative_to(path).as_posix() for p in files if p.suffix.lower() in clip_suffixes]
+    others = Counter(p.suffix.lower() or "no suffix" for p in files if p.suffix.lower() not in clip_suffixes)
     clips = [Clip(Place(path, name), *_stamp(path, name)) for name in names]
     return Source("folder", path, path, clips, other_files=dict(sorted(others.items())))
 

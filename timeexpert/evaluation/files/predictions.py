@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+
+from timeexpert.data.formats.reading import line_past_limits
+from timeexpert.data.records import SampleError, json_limits
+from timeexpert.errors import did_you_mean
 
 from ..errors import EvaluationError
 from ..records import Told
@@ -73,13 +76,14 @@ def read_predictions(path: Path, format: str = "auto") -> Predictions:
                 chosen = FORMATS["ours"]  # an empty file: everything is missing
             else:
                 shown = f" Its first record is {members[0]!r:.120}." if members else f" {bad[0]}."
-                raise EvaluationError(f"{path}: no known shape of predictions.{shown} Name it: --format {_names()}.")
+                raise EvaluationError(
+                    f"{path}: no known shape of predictions.{shown} Name it: --format {', '.join(FORMATS)}."
+                )
     elif format in FORMATS:
         chosen = FORMATS[format]
     else:
-        near = get_close_matches(format, FORMATS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise EvaluationError(f"--format ({format!r}) must be auto or one of {_names()}.{hint}")
+        hint = did_you_mean(format, FORMATS)
+        raise EvaluationError(f"--format ({format!r}) must be auto or one of {', '.join(FORMATS)}.{hint}")
     rows: list[Row] = []
     for number, member in enumerate(members):
         before = len(rows)
@@ -87,10 +91,6 @@ def read_predictions(path: Path, format: str = "auto") -> Predictions:
         if len(rows) == before:
             bad.append(f"{path.name}: record {number + 1} names no question: {member!r:.80}")
     return Predictions(path, chosen.name, chosen.keys, rows, bad)
-
-
-def _names() -> str:
-    return ", ".join(FORMATS)
 
 
 def _members(path: Path) -> tuple[list[Any], list[str]]:
@@ -102,9 +102,15 @@ def _members(path: Path) -> tuple[list[Any], list[str]]:
     except OSError as error:
         raise EvaluationError(f"{path}: cannot be read: {error.strerror}. Give a file of predictions.") from None
     try:
-        whole = json.loads(text)
-    except (ValueError, RecursionError):
+        with json_limits():
+            whole = json.loads(text)
+    except json.JSONDecodeError:
         return _lines(path, text)
+    except SampleError as error:
+        first, _, rest = text.strip().partition("\n")
+        if rest and first.rstrip().endswith("}"):  # a row of its own
+            return _lines(path, text)
+        raise EvaluationError(f"{path}:{line_past_limits(text)}: {error} Correct it.") from None
     if isinstance(whole, list):
         return whole, []
     if isinstance(whole, dict) and _is_record(whole):
@@ -130,9 +136,12 @@ def _lines(path: Path, text: str) -> tuple[list[Any], list[str]]:
             members.append(line.strip())
             continue
         try:
-            members.append(json.loads(line))
-        except (ValueError, RecursionError):
+            with json_limits():
+                members.append(json.loads(line))
+        except json.JSONDecodeError:
             bad.append(f"{path.name}:{number} is not JSON")
+        except SampleError as error:
+            bad.append(f"{path.name}:{number} is {str(error).rstrip('.')}")
     if not members and bad:
         raise EvaluationError(f"{path}: not JSON, JSON lines or Charades-STA lines (line 1 is {text[:60]!r}).")
     return members, bad

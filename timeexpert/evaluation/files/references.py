@@ -26,10 +26,14 @@ MAX_TIME_S = 1e6
 
 @dataclass(frozen=True)
 class Reference:
-    """One question with its truth, and the names by which a prediction may mean it (see :mod:`.matching`)."""
+    """One question with its truth, and the names by which a prediction may mean it (see :mod:`.matching`).
+
+    ``where`` is its place in its file, for messages.
+    """
 
     sample: Sample
     keys: Mapping[str, str] = field(default_factory=dict)
+    where: str = ""
 
 
 def read_references(
@@ -52,11 +56,14 @@ def read_references(
         raise EvaluationError(str(error)) from None
     if not found:
         raise EvaluationError(f"{path}: holds no {task} question. Give other references, or another --task.")
-    seen: set[str] = set()
+    first: dict[str, Reference] = {}
     for reference in found:
-        if reference.sample.id in seen:
-            raise EvaluationError(f"{path}: id {reference.sample.id!r} comes twice. Ids of references must be unique.")
-        seen.add(reference.sample.id)
+        earlier = first.setdefault(reference.sample.id, reference)
+        if earlier is not reference:
+            raise EvaluationError(
+                f"{path.parent / reference.where}: id {reference.sample.id!r} stands in {earlier.where} already; ids "
+                "of references must be unique. Rename one, or take it out."
+            )
     for other in also:
         if task != "dense_captioning":
             raise EvaluationError(f"--also-references ({other}) are for dense captions; {task} has one truth.")
@@ -83,7 +90,7 @@ def _shards(path: Path, task: str) -> Iterator[Reference]:
     for i in range(len(dataset)):
         sample = dataset.sample(i)
         if sample.task == task:
-            yield _reference(sample, sample.id)
+            yield _reference(sample, sample.id, f"{path.name}[{i}]")
 
 
 def _file(path: Path, task: str, format: str, durations: Mapping[str, float] | None) -> Iterator[Reference]:
@@ -99,16 +106,16 @@ def _file(path: Path, task: str, format: str, durations: Mapping[str, float] | N
                 if draft.task != task:
                     continue
                 if isinstance(draft, Sample):
-                    yield _reference(draft, draft.id)
+                    yield _reference(draft, draft.id, row.where)
                 else:
-                    yield _of_draft(draft, durations)
+                    yield _of_draft(draft, durations, row.where)
         except RowError as error:
             raise EvaluationError(f"{where}: {error.reason} Correct the row, or leave it out of the file.") from None
         except (SampleError, EventError) as error:
             raise EvaluationError(f"{where}: {error}") from None
 
 
-def _of_draft(draft: Draft, durations: Mapping[str, float] | None) -> Reference:
+def _of_draft(draft: Draft, durations: Mapping[str, float] | None, where: str) -> Reference:
     events = EventSequence(tuple(_event(raw, f"events[{i}]") for i, raw in enumerate(draft.events)))
     if not len(events):
         raise RowError("no_label", "there are no events: nothing to score.")
@@ -130,10 +137,10 @@ def _of_draft(draft: Draft, durations: Mapping[str, float] | None) -> Reference:
         duration_s=None if past else duration_s,
         meta=meta,
     )
-    return _reference(sample, draft.key)
+    return _reference(sample, draft.key, where)
 
 
-def _reference(sample: Sample, index: str) -> Reference:
+def _reference(sample: Sample, index: str, where: str) -> Reference:
     number = str(sample.meta.get("annotation_id", index))
     keys = {"id": sample.id, "index": number, "video": _stem(sample.video)}
     if sample.meta.get("qid") is not None:
@@ -141,7 +148,7 @@ def _reference(sample: Sample, index: str) -> Reference:
     query = sample.meta.get("query") or (sample.events[0].text if sample.task == "moment_retrieval" else "")
     if query:
         keys["video_query"] = video_query(sample.video, str(query))
-    return Reference(sample, keys)
+    return Reference(sample, keys, where)
 
 
 def _event(raw: RawEvent, name: str) -> Event:
