@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 HELP = "serve a trained model to OpenAI clients and as a page: videos in, timed events out"
-STOP_TIMEOUT_S = 30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
                         "[yellow]anybody who reaches this machine may ask[/]: set --api-key, or --host 127.0.0.1"
                     )
 
-            if not serve(app, sock, limits, stop_timeout_s=STOP_TIMEOUT_S, ready=say):
-                console.print(f"requests that took longer than {STOP_TIMEOUT_S} s were given up")
+            if not serve(app, sock, limits, ready=say):
+                console.print(f"requests that took longer than {limits.stop_timeout_s:g} s were given up")
     console.print("stopped")
     return 0

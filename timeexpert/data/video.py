@@ -10,6 +10,7 @@ far as they decode, and ``VideoInfo.damage`` says what is missing.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -93,11 +94,22 @@ class Video:
         self._info = self._describe()
 
     @classmethod
-    def open(cls, source: str | Path | bytes, *, name: str | None = None, limits: VideoLimits | None = None) -> Video:
-        """Open a file or its bytes. ``name`` is what errors call it. Raises :class:`VideoError`."""
+    def open(
+        cls,
+        source: str | Path | bytes | io.BufferedReader,
+        *,
+        name: str | None = None,
+        limits: VideoLimits | None = None,
+    ) -> Video:
+        """Open a file, its bytes, or an open file, which is then closed with the video.
+
+        ``name`` is what errors call it. Raises :class:`VideoError`.
+        """
         limits = limits or VideoLimits()
         if isinstance(source, bytes):
             name, size = name or "video in memory", len(source)
+        elif isinstance(source, io.BufferedReader):
+            name, size = name or "open video", os.fstat(source.fileno()).st_size
         else:
             name = name or str(source)
             if not Path(source).is_file():
@@ -107,7 +119,11 @@ class Video:
             raise VideoError(f"{name}: the file is empty (0 bytes). Download or copy it again.")
         if size > limits.max_bytes:
             raise VideoError(f"{name}: {size} bytes are more than max_bytes ({limits.max_bytes}). Cut or re-encode it.")
-        data: io.IOBase = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
+        data: io.IOBase
+        if isinstance(source, io.BufferedReader):
+            data = source
+        else:
+            data = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
         try:
             return cls(data, name, limits)
         except BaseException:

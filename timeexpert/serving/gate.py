@@ -11,6 +11,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +20,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .limits import RequestError
+from .headers import SAFE_HEADERS
+from .limits import RequestError, stopping
 from .metrics import Metrics
 from .settings import ServerSettings
 
@@ -27,6 +29,7 @@ LOG = logging.getLogger("timeexpert.serving")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+PROBES = ("/healthz", "/readyz", "/metrics")  # answered to the very end
 
 
 class ClientLeft(Exception):
@@ -45,10 +48,10 @@ def error_response(error: RequestError) -> JSONResponse:
 
 
 class Gate:
-    """ASGI middleware around the routes."""
+    """ASGI middleware around the routes. ``draining`` says whether the server is about to stop."""
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics) -> None:
-        self.app, self.settings, self.metrics = app, settings, metrics
+    def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics, draining: Callable[[], bool]) -> None:
+        self.app, self.settings, self.metrics, self.draining = app, settings, metrics, draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -65,10 +68,7 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                out = MutableHeaders(scope=message)
-                out["X-Request-Id"] = request_id
-                out["X-Content-Type-Options"] = "nosniff"
-                out["Referrer-Policy"] = "no-referrer"
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
         self.metrics.in_flight += 1
@@ -89,6 +89,8 @@ class Gate:
         """Runs the routes; a response where something was refused or failed."""
         try:
             self._check(scope, headers)
+            if self.draining() and scope["path"] not in PROBES:
+                raise stopping()
             await self.app(scope, receive, send)
         except RequestError as error:
             return error_response(error)
@@ -135,3 +137,22 @@ class Gate:
                 "requests from other web pages are refused; whoever runs the server can allow one with --cors-origin.",
                 403,
             )
+
+
+class SafeHeaders:
+    """ASGI middleware around everything: adds :data:`SAFE_HEADERS` where a route did not set its own."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SAFE_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)

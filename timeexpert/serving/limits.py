@@ -22,6 +22,12 @@ class RequestError(UserError):
         self.status, self.kind, self.headers = status, kind, headers or {}
 
 
+def stopping() -> RequestError:
+    """What is told to whoever asks, or still waits, when the server stops."""
+    headers = {"Retry-After": "5", "Connection": "close"}
+    return RequestError("the server is stopping; ask again in 5 s.", 503, "overloaded_error", headers)
+
+
 def served_video_limits() -> VideoLimits:
     """Tighter than for training data, which its owner chose: anybody may send a video here."""
     return VideoLimits(
@@ -66,5 +72,6 @@ class ServingLimits:
     write_timeout_s: float = 30.0
     linger_s: float = 2.0  # after a refusal, for a client that is still sending and has not read the answer
     keep_alive_s: float = 5.0
+    stop_timeout_s: float = 30.0  # from SIGTERM on, for the requests that are being answered then
     decode_timeout_s: float = 60.0
     video: VideoLimits = field(default_factory=served_video_limits)

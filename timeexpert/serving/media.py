@@ -15,6 +15,7 @@ from timeexpert.data.sampling import SamplingError, sample_frames
 from timeexpert.data.video import Video, VideoError
 
 from .limits import RequestError, ServingLimits
+from .opened import Identity, open_without_links
 
 NAME = "video_url"
 
@@ -29,12 +30,17 @@ class DecodedVideo:
     damage: str | None
 
 
-def decode(source: bytes | Path, num_frames: int, size: int, limits: ServingLimits) -> DecodedVideo | str:
+def decode(
+    path: Path, identity: Identity | None, num_frames: int, size: int, limits: ServingLimits
+) -> DecodedVideo | str:
     """Evenly spaced frames of one video, or why it is refused. Runs in a worker process."""
     try:
+        source = path if identity is None else open_without_links(path)
         with Video.open(source, name=NAME, limits=limits.video) as video:
             duration_s = video.info.duration_s
             frames, times_s = sample_frames(video, num_frames, size=(size, size))
+            if not isinstance(source, Path) and Identity.of(source) != identity:
+                return f"{NAME}: the file was changed meanwhile. Ask again."
             return DecodedVideo(frames, times_s, duration_s, video.info.damage)
     except (VideoError, SamplingError) as error:
         return str(error)
@@ -59,10 +65,10 @@ class Decoder:
     ) -> None:
         self._pool.__exit__(kind, error, trace)
 
-    def __call__(self, source: bytes | Path, num_frames: int) -> DecodedVideo:
-        """Raises :class:`RequestError` where the video is refused, crashes the decoder or takes too long."""
+    def __call__(self, path: Path, num_frames: int, identity: Identity | None = None) -> DecodedVideo:
+        """``identity``: see :class:`timeexpert.serving.ticket.Video`. Raises :class:`RequestError` where the video is refused, crashes the decoder or takes too long."""
         with self._lock:
-            (result,) = self._pool.map([(source, num_frames, self.size, self.limits)])
+            (result,) = self._pool.map([(path, identity, num_frames, self.size, self.limits)])
         if isinstance(result, str):
             raise RequestError(result)
         if isinstance(result, Failed):
