@@ -91,7 +91,7 @@ def main(path: Path) -> None:
     from timeexpert.serving.engine import Engine
     from timeexpert.serving.fetch import Fetcher, resolve
     from timeexpert.serving.limits import ServingLimits
-    from timeexpert.serving.run import listen, serve
+    from timeexpert.serving.run import leave_threads, listen, serve
     from timeexpert.serving.settings import ServerSettings
 
     config = json.loads(path.read_text())
@@ -117,6 +117,7 @@ def main(path: Path) -> None:
         with Engine(Predictor.load(config["model"], device="cpu"), "tiny", limits) as engine:
             app = create_app(engine, settings, fetcher=fetcher)
             serve(app, sock, limits, ready=lambda url: print(url, flush=True))
+    leave_threads()
 
 
 if __name__ == "__main__":

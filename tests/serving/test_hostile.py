@@ -60,7 +60,7 @@ def test_archives_are_no_videos_and_are_not_unpacked(client: Client) -> None:
 
 
 def test_a_compressed_body_is_not_unpacked(client: Client) -> None:
-    refused(client.ask(gzip.compress(b" " * 10_000_000), Content_Encoding="gzip"), 400, "the body")
+    refused(client.ask(gzip.compress(b" " * 10_000_000), Content_Encoding="gzip"), 415, "compressed bodies")
 
 
 def test_a_video_that_says_it_lasts_ten_hours_is_refused_in_time(client: Client, tmp_path: Path) -> None:

@@ -349,6 +349,8 @@ class Video:
                         if packet.pts > key_pts:
                             break  # beyond the target: this container seeks by guess (MPEG transport streams)
                         return chain([packet], packets), self._index.keys[self._index.key_before(packet.pts)].place
+        except MemoryError:
+            raise
         except DEMUX_ERRORS:
             pass  # a damaged file may refuse to seek; reading it from the start still works
         self._open_container()
@@ -359,6 +361,8 @@ class Video:
         while True:
             try:
                 packet = next(packets, None)
+            except MemoryError:  # FFmpeg's is among its own errors; it says nothing of the file
+                raise
             except DEMUX_ERRORS:
                 return  # the container breaks off here, as the index knows
             if packet is None:
@@ -369,6 +373,8 @@ class Video:
             self._fed += 1
             try:
                 frames = packet.decode()
+            except MemoryError:
+                raise
             except (av.error.FFmpegError, OSError):
                 if not flush:
                     self._bad_pts.add(packet.pts if packet.pts is not None else packet.dts)

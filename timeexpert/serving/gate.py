@@ -6,6 +6,7 @@ logged with its traceback and answered without it.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import logging
 import re
@@ -21,7 +22,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .headers import SAFE_HEADERS
-from .limits import RequestError, stopping
+from .limits import RequestError, disk_full, stopping
 from .metrics import Metrics
 from .settings import ServerSettings
 
@@ -96,7 +97,10 @@ class Gate:
             return error_response(error)
         except (ClientLeft, ClientDisconnect):
             return None
-        except Exception:
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                LOG.error("%s: %s", request_id, error)
+                return error_response(disk_full())
             LOG.exception("%s failed", request_id)
             return error_response(RequestError("the server failed; its log says why.", 500, "server_error"))
         return None

@@ -28,6 +28,12 @@ def stopping() -> RequestError:
     return RequestError("the server is stopping; ask again in 5 s.", 503, "overloaded_error", headers)
 
 
+def disk_full() -> RequestError:
+    """What is told where no more videos can be kept."""
+    words = "the server's disk space for videos is used up; delete files (DELETE /v1/files/ID) or try again later."
+    return RequestError(words, 507, "overloaded_error", {"Retry-After": "60"})
+
+
 def served_video_limits() -> VideoLimits:
     """Tighter than for training data, which its owner chose: anybody may send a video here."""
     return VideoLimits(
@@ -59,6 +65,7 @@ class ServingLimits:
     max_connections: int = 256
     max_num_frames: int = 256
     max_prompt_chars: int = 16_000
+    max_waiting_images: int = 8  # requests with image parts, which one process decodes one after the other
     decode_workers: int = 2
     visual_cache_bytes: int = 256 * 2**20  # visual tokens of videos: 64 KiB for 16 frames of checkpoints/tiny
     prefix_cache_bytes: int = 2**30  # what the decoder keeps of videos: 900 KiB for the same 16 frames
@@ -74,4 +81,5 @@ class ServingLimits:
     keep_alive_s: float = 5.0
     stop_timeout_s: float = 30.0  # from SIGTERM on, for the requests that are being answered then
     decode_timeout_s: float = 60.0
+    decode_memory_bytes: int = 4 * 2**30  # of one decoder process, beyond its libraries
     video: VideoLimits = field(default_factory=served_video_limits)

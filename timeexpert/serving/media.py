@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 
-from timeexpert.data.pool import Failed, WorkerPool
+from timeexpert.data.pool import Failed, WorkerPool, memory_is_used_up
 from timeexpert.data.sampling import SamplingError, sample_frames
 from timeexpert.data.video import Video, VideoError
 
@@ -33,7 +33,16 @@ class DecodedVideo:
 def decode(
     path: Path, identity: Identity | None, num_frames: int, size: int, limits: ServingLimits
 ) -> DecodedVideo | str:
-    """Evenly spaced frames of one video, or why it is refused. Runs in a worker process."""
+    """Evenly spaced frames of one video, or why it is refused. Runs in a worker process. Raises ``MemoryError``."""
+    outcome = _decoded(path, identity, num_frames, size, limits)
+    if (isinstance(outcome, str) or outcome.damage) and memory_is_used_up():
+        raise MemoryError
+    return outcome
+
+
+def _decoded(
+    path: Path, identity: Identity | None, num_frames: int, size: int, limits: ServingLimits
+) -> DecodedVideo | str:
     try:
         source = path if identity is None else open_without_links(path)
         with Video.open(source, name=NAME, limits=limits.video) as video:
@@ -53,7 +62,9 @@ class Decoder:
 
     def __init__(self, size: int, limits: ServingLimits) -> None:
         self.size, self.limits = size, limits
-        self._pool: WorkerPool[DecodedVideo | str] = WorkerPool(decode, 1, limits.decode_timeout_s)
+        self._pool: WorkerPool[DecodedVideo | str] = WorkerPool(
+            decode, 1, limits.decode_timeout_s, limits.decode_memory_bytes
+        )
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -66,7 +77,10 @@ class Decoder:
         self._pool.__exit__(kind, error, trace)
 
     def __call__(self, path: Path, num_frames: int, identity: Identity | None = None) -> DecodedVideo:
-        """``identity``: see :class:`timeexpert.serving.ticket.Video`. Raises :class:`RequestError` where the video is refused, crashes the decoder or takes too long."""
+        """Frames of the file. ``identity``: see :class:`timeexpert.serving.ticket.Video`.
+
+        Raises :class:`RequestError` where the video is refused, crashes the decoder, or takes too much memory or time.
+        """
         with self._lock:
             (result,) = self._pool.map([(path, identity, num_frames, self.size, self.limits)])
         if isinstance(result, str):

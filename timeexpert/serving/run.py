@@ -7,6 +7,8 @@ import ipaddress
 import multiprocessing
 import os
 import socket
+import sys
+import threading
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -83,6 +85,14 @@ def _end_now(service: Service, sig: int) -> None:
         child.kill()
     service.remove_files()
     os._exit(128 + sig)
+
+
+def leave_threads() -> None:
+    """End the process without waiting for threads that still wait for another machine. Everything else is closed."""
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def serve(
