@@ -1,8 +1,4 @@
-"""A server in a process of its own: uvicorn, the engine and decoders as ``timeexpert serve`` runs them.
-
-``python -m tests.serving.process CONFIG`` runs one; :func:`process` starts it. What a command line cannot say, the
-config can: limits, and a name server that answers from a list, so that attacks by name need no network.
-"""
+"""Starts a server in a process of its own (see :mod:`tests.serving.apart`), and asks it."""
 
 from __future__ import annotations
 
@@ -67,7 +63,7 @@ def process(folder: Path, model: Path, **config: Any) -> Iterator[Process]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.json"
     path.write_text(json.dumps({"model": str(model), "folder": str(folder), **config}))
-    command = [sys.executable, "-m", "tests.serving.process", str(path)]
+    command = [sys.executable, "-m", "tests.serving.apart", str(path)]
     env = {**os.environ, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
     with (folder / "log.txt").open("w") as log:
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, env=env) as running:
@@ -79,46 +75,3 @@ def process(folder: Path, model: Path, **config: Any) -> Iterator[Process]:
             finally:
                 if running.poll() is None:
                     running.kill()
-
-
-def main(path: Path) -> None:
-    """Serve until SIGTERM."""
-    import logging
-    import socket
-
-    from timeexpert.predict import Predictor
-    from timeexpert.serving.app import create_app
-    from timeexpert.serving.engine import Engine
-    from timeexpert.serving.fetch import Fetcher, resolve
-    from timeexpert.serving.limits import ServingLimits
-    from timeexpert.serving.run import leave_threads, listen, serve
-    from timeexpert.serving.settings import ServerSettings
-
-    config = json.loads(path.read_text())
-    logging.basicConfig(level=logging.INFO)
-    limits, access = ServingLimits(**config.get("limits", {})), config.get("access", {})
-    for name in ("allowed_folder", "samples"):
-        if name in access:
-            access[name] = Path(access[name])
-    settings = ServerSettings(model="tiny", frame_size=16, limits=limits, **access)
-    names = {name: iter(addresses) for name, addresses in config.get("names", {}).items()}
-
-    def asked(host: str, port: int) -> list[str]:
-        return next(names[host]).split() if host in names else resolve(host, port)
-
-    def connect(address: str, port: int, timeout_s: float) -> socket.socket:
-        with (path.parent / "connected.txt").open("a") as file:
-            file.write(f"{address}:{port}\n")
-        to = config.get("reach", {}).get(address)
-        return socket.create_connection(("127.0.0.1", to) if to else (address, port), timeout=timeout_s)
-
-    fetcher = Fetcher(settings.allowed_domains, limits, limits.max_upload_bytes, asked, connect)
-    with listen("127.0.0.1", 0) as sock:
-        with Engine(Predictor.load(config["model"], device="cpu"), "tiny", limits) as engine:
-            app = create_app(engine, settings, fetcher=fetcher)
-            serve(app, sock, limits, ready=lambda url: print(url, flush=True))
-    leave_threads()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
