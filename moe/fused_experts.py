@@ -77,7 +77,7 @@ class _FusedExperts(torch.autograd.Function):
         keep: bool,
     ) -> Tensor:
         width, kind = down_EFD.shape[1], product_type(x_TD)
-        few = not keep and len(x_TD) <= FEW_TOKENS
+        few = not keep and 0 < len(x_TD) <= FEW_TOKENS
         multiple = len(x_TD) if few else row_multiple(x_TD.device, kind)
         token_R, weight_R, place_P, groups = arrange(token_P, weight_P, counts, multiple)
         room = max((len(group) for group in groups), default=0)

@@ -26,7 +26,13 @@ REQUIRED = [
 
 # What the core does without.
 EXTRAS = {
-    "serve": ["fastapi>=0.121", "starlette>=0.49.1", "uvicorn>=0.34", "python-multipart>=0.0.27"],
+    "serve": [
+        "fastapi>=0.121",
+        "starlette>=0.49.1",
+        "uvicorn>=0.34",
+        "python-multipart>=0.0.27",
+        "prometheus-client>=0.22",
+    ],
     "eval": ["pycocoevalcap>=1.2"],
     "peft": ["peft>=0.18"],
     "deepspeed": ["deepspeed>=0.19.8"],

@@ -102,7 +102,7 @@ def test_batch_and_cache_change_no_bit_of_an_answer(
         assert first.prediction == second.prediction == expected.prediction  # confidences too, as floats
         assert second.timings["decode_s"] == second.timings["encode_s"] == 0.0
     stats = running.stats()
-    assert max(stats["batch_sizes"]) == STEP_ROWS and stats["batch_sizes"][1] > 0
+    assert max(stats["steps"]) == STEP_ROWS and stats["steps"][1] > 0
     assert stats["decoded_videos"] == 4  # three videos, one of them with two numbers of frames
     assert stats["answered"] == 2 * len(asked) and stats["queue_length"] == 0
     assert stats["cache_hits"] + stats["cache_misses"] == 2 * len(asked) and stats["cache_misses"] == 4

@@ -34,7 +34,7 @@ def hold_decoders(server: Process, data: bytes) -> list[int]:
 
 def in_hand(server: Process, count: int) -> bool:
     text = server.fetch("GET", "/metrics")[1].decode()
-    return f"timeexpert_engine_queue_length {count}\n" in text
+    return f"timeexpert_engine_queue_length {count:.1f}\n" in text
 
 
 def videos(folder: Path, count: int) -> list[str]:

@@ -192,13 +192,15 @@ def test_metrics_are_prometheus_text(client: Client, url: str) -> None:
     assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
     values = {}
     for line in data.decode().splitlines():
-        if not line.startswith("# TYPE "):
+        if not line.startswith("# "):
             name, value = line.rsplit(" ", 1)
             assert name.startswith("timeexpert_")
             values[name] = float(value)
     asked = 'timeexpert_http_requests_total{method="POST",path="/v1/chat/completions",status="200"}'
-    assert values[asked] >= 1 and values["timeexpert_engine_answered"] >= 1
+    assert values[asked] >= 1 and values["timeexpert_engine_answered_total"] >= 1
     assert values["timeexpert_http_in_flight"] >= 1  # the one that asks
+    assert values['timeexpert_http_request_seconds_bucket{le="+Inf",path="/v1/chat/completions"}'] >= 1
+    assert values['timeexpert_engine_steps_total{rows="1"}'] >= 1 and values["timeexpert_store_bytes"] >= 0
 
 
 def test_readable_is_what_the_text_holds(client: Client, predictor: Predictor, video: Path, url: str) -> None:

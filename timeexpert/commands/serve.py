@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         import fastapi  # noqa: F401
         import multipart  # noqa: F401
+        import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UserError(f"{error.name} is not installed. Run: pip install 'timeexpert[serve]'") from None

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 
@@ -165,10 +165,7 @@ class _Routes:
         return JSONResponse({"status": "ready", "model": self.settings.model})
 
     async def metrics(self, _: Request) -> Response:
-        uploads, store = self.service.uploads.list(), self.service.store
-        disk = {"bytes": store.used_bytes, "uploads": len(uploads), "upload_bytes": sum(f.blob.size for f in uploads)}
-        text = self.service.metrics.render(self.service.engine.stats(), disk)
-        return PlainTextResponse(text, media_type=metrics.CONTENT_TYPE)
+        return Response(self.service.metrics.render(), media_type=metrics.CONTENT_TYPE)
 
     async def openapi(self, _: Request) -> Response:
         return JSONResponse(document(self.settings))

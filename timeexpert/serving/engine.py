@@ -127,12 +127,12 @@ class Engine:
             self._close(ticket, stopping())
 
     def stats(self) -> dict[str, Any]:
-        """Counts since the start. ``batch_sizes``: steps by the number of answers written side by side."""
+        """Counts since the start. ``steps``: by the number of answers written side by side."""
         names = ("answered", "cancelled", "failed", "refused", "decoded_videos", "cache_hits", "cache_misses")
         with self._changed:
             return {
                 "queue_length": len(self._open),
-                "batch_sizes": dict(self._rows),
+                "steps": dict(self._rows),
                 **{name: self._counts[name] for name in names},
                 **self._encoder.stats(),
                 "seconds": {name: self._seconds[name] for name in ("queue", "decode", "encode", "generate", "step")},

@@ -65,7 +65,7 @@ class ImageDecoder:
             if result.reason.startswith("unexpected"):
                 raise RuntimeError(f"decoding images: {result.reason}")  # ours to mend: logged, not shown
             raise RequestError(f"image_url: decoding {result.reason}. Send smaller images.")
-        return FrameSequence(result, np.array(times_s))
+        return FrameSequence(result, tuple(times_s))
 
     def _decoded(self, images: list[bytes]) -> np.ndarray | str | Failed:
         with self._lock:

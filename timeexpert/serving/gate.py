@@ -72,13 +72,13 @@ class Gate:
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
-        self.metrics.in_flight += 1
+        self.metrics.open_requests += 1
         try:
             response = await self._guarded(scope, headers, receive, send_with_headers, request_id)
             if response is not None and not status:
                 await response(scope, receive, send_with_headers)
         finally:
-            self.metrics.in_flight -= 1
+            self.metrics.open_requests -= 1
             route = self.metrics.paths.get(scope.get("endpoint"), "other")
             seconds = time.monotonic() - began
             method = scope["method"] if scope["method"] in METHODS else "other"

@@ -1,54 +1,71 @@
-"""Counters in Prometheus' text format (its exposition format 0.0.4), written by hand."""
+"""What /metrics says, through Prometheus' own client library."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+BUCKETS_S = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+# of the engine and the disk: what may fall again, all else only grows; and what the keys of numbers by key are
+GAUGES = ("queue_length", "cache_bytes", "cached_videos", "cached_prefixes", "bytes", "uploads", "upload_bytes")
+KEYS = {"steps": "rows", "seconds": "phase"}
+
+Stats = Callable[[], Mapping[str, Mapping[str, Any]]]
 
 
 class Metrics:
-    """What the HTTP side counts. Used by one thread, the event loop's."""
+    """Counters of the HTTP side, and ``stats()`` of other parts, read when somebody asks.
 
-    def __init__(self) -> None:
-        self.in_flight = 0
+    ``stats`` gives {part: {name: a number, or numbers by a key of ``KEYS``}}; the metric is ``timeexpert_PART_NAME``.
+    """
+
+    def __init__(self, stats: Stats) -> None:
         self.paths: dict[Any, str] = {}  # pattern of each endpoint
-        self._requests: Counter[tuple[str, str, int]] = Counter()
-        self._seconds: Counter[str] = Counter()
+        self._registry = CollectorRegistry()
+        http = "timeexpert_http_"
+        self._requests = Counter(
+            http + "requests", "Requests that ended.", ["method", "path", "status"], registry=self._registry
+        )
+        self._seconds = Histogram(
+            http + "request_seconds",
+            "From a request's head to the end of its answer.",
+            ["path"],
+            buckets=BUCKETS_S,
+            registry=self._registry,
+        )
+        self.open_requests = 0  # on the event loop's thread; a stopping server waits until there is none
+        in_flight = Gauge(http + "in_flight", "Requests that are being answered.", registry=self._registry)
+        in_flight.set_function(lambda: self.open_requests)
+        self._registry.register(_Parts(stats))
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """One request came to its end. ``route`` is a pattern like /v1/files/{file_id}: there are few of them."""
-        self._requests[method, route, status] += 1
-        self._seconds[route] += seconds  # type: ignore[assignment]
+        self._requests.labels(method, route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
 
-    def render(self, engine: Mapping[str, Any], store: Mapping[str, float]) -> str:
-        """The text of /metrics: the HTTP side's counters, the engine's and the disk's."""
-        lines = ["# TYPE timeexpert_http_requests_total counter"]
-        for (method, route, status), count in sorted(self._requests.items()):
-            labels = f'method="{method}",path="{_escaped(route)}",status="{status}"'
-            lines.append(f"timeexpert_http_requests_total{{{labels}}} {count}")
-        lines.append("# TYPE timeexpert_http_request_seconds_total counter")
-        for route, seconds in sorted(self._seconds.items()):
-            lines.append(f'timeexpert_http_request_seconds_total{{path="{_escaped(route)}"}} {seconds:.6f}')
-        lines += ["# TYPE timeexpert_http_in_flight gauge", f"timeexpert_http_in_flight {self.in_flight}"]
-        for part, values in (("store", store), ("engine", engine)):
+    def render(self) -> bytes:
+        """The text of /metrics."""
+        return generate_latest(self._registry)
+
+
+class _Parts(Collector):
+    def __init__(self, stats: Stats) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[Metric]:
+        for part, values in self._stats().items():
             for name, value in values.items():
-                lines += _samples(f"timeexpert_{part}_{name}", value)
-        return "\n".join(lines) + "\n"
-
-
-def _samples(name: str, value: Any) -> Iterator[str]:
-    """A number, or numbers by key (how many batches had which size)."""
-    if isinstance(value, Mapping):
-        yield f"# TYPE {name} untyped"
-        for key, number in value.items():
-            yield f'{name}{{key="{_escaped(str(key))}"}} {float(number):g}'
-    elif isinstance(value, (int, float)):
-        yield f"# TYPE {name} untyped"
-        yield f"{name} {float(value):.10g}"
-
-
-def _escaped(label: str) -> str:
-    return label.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+                family = GaugeMetricFamily if name in GAUGES else CounterMetricFamily
+                words = f"{name.replace('_', ' ').capitalize()} of the {part}."
+                if isinstance(value, Mapping):
+                    metric = family(f"timeexpert_{part}_{name}", words, labels=[KEYS[name]])
+                    for key, number in value.items():
+                        metric.add_metric([str(key)], float(number))
+                else:
+                    metric = family(f"timeexpert_{part}_{name}", words, value=float(value))
+                yield metric

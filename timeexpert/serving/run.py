@@ -72,10 +72,10 @@ class _Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         if self._stop_at is not None:
-            self.gave_up = self._service.metrics.in_flight > 0 and time.monotonic() >= self._stop_at
+            self.gave_up = self._service.metrics.open_requests > 0 and time.monotonic() >= self._stop_at
             if self.gave_up:
                 self._service.engine.give_up()  # a refusal each, which is written before the connections close
-            self.should_exit = self.gave_up or not self._service.metrics.in_flight
+            self.should_exit = self.gave_up or not self._service.metrics.open_requests
         return await super().on_tick(counter)
 
 

@@ -45,12 +45,17 @@ class Service:
         self.uploads = Uploads(self.store, self.limits)
         self.sources = Sources(settings, self.store, self.uploads, self.samples, fetcher)
         self.images = ImageDecoder(settings.frame_size, self.limits)
-        self.metrics = Metrics()
+        self.metrics = Metrics(self._stats)
         self.bodies = ByteBudget(self.limits.max_pending_body_bytes)
         self.pending_uploads = ByteBudget(self.limits.max_files_bytes)
         self.draining = False  # once True, only probes are answered, and what was asked before
         # every open connection may wait for one answer
         self._threads = ThreadPoolExecutor(self.limits.max_connections, "request")
+
+    def _stats(self) -> dict[str, dict[str, Any]]:
+        uploads = self.uploads.list()
+        disk = {"bytes": self.store.used_bytes, "uploads": len(uploads)}
+        return {"store": {**disk, "upload_bytes": sum(f.blob.size for f in uploads)}, "engine": self.engine.stats()}
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """``function(*args)`` in a thread, for what blocks."""
