@@ -159,17 +159,17 @@ def huge_frames(folder: Path, *, in_header: bool) -> bytes:
     return data
 
 
-@pytest.mark.parametrize(
-    ("in_header", "words"),
-    [(True, "frames of 65500x65500 have more than max_pixels (9437184)"), (False, "none of its 3 frames decodes")],
-)
-def test_a_video_of_huge_frames_is_refused(server: Process, tmp_path: Path, in_header: bool, words: str) -> None:
-    refused(ask_about(server, huge_frames(tmp_path, in_header=in_header)), 400, words)
+@pytest.mark.parametrize("in_header", [True, False])
+def test_a_video_of_huge_frames_is_refused(server: Process, tmp_path: Path, in_header: bool) -> None:
+    # max_pixels holds in FFmpeg's own probing too, which then finds no size at all
+    data = huge_frames(tmp_path, in_header=in_header)
+    refused(ask_about(server, data), 400, "video_url: none of its 3 frames decodes")
 
 
 def with_index_of(data: bytes, seconds: int) -> bytes:
     """An MP4 whose table of sample times (stts, ISO/IEC 14496-12 8.6.1.2) stretches it to ``seconds``."""
-    out, at = bytearray(data), data.index(b"stts") + 8
+    out = bytearray(data.replace(b"edts", b"free"))  # the edit list would cut it at the end of the real video
+    at = data.index(b"stts") + 8
     (entries,) = struct.unpack_from(">I", out, at)
     assert entries == 1
     frames, _ = struct.unpack_from(">II", out, at + 4)
