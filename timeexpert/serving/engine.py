@@ -317,6 +317,10 @@ def _told(error: Exception) -> Exception:
     """What the asker can mend, in words without anything of the server's machine; any other error as it is."""
     if isinstance(error, TextError):  # its text may name the tokenizer's folder
         return RequestError("text: the model's vocabulary cannot write it. Leave unusual characters out.")
-    if isinstance(error, (GrammarError, NumberFormatError, InterleaveError)):
+    if isinstance(error, NumberFormatError):  # of a frame's time
+        return RequestError(
+            "video_url: the video is longer than the times that this model can write. Send a part of it."
+        )
+    if isinstance(error, (GrammarError, InterleaveError)):
         return RequestError(str(error))
     return error
