@@ -30,7 +30,7 @@ EXTRAS = {
         "fastapi>=0.121",
         "starlette>=0.49.1",
         "uvicorn>=0.34",
-        "python-multipart>=0.0.20",
+        "python-multipart>=0.0.27",
         "prometheus-client>=0.22",
     ],
     "eval": ["pycocoevalcap>=1.2"],

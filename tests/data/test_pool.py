@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 
 import pytest
@@ -10,7 +11,7 @@ from timeexpert.data.pool import Failed, WorkerPool, workers_or_default
 from timeexpert.errors import UserError
 
 
-def work(what: str, value: int) -> int:
+def work(what: str, value: int) -> int | bytes:
     if what == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     if what == "exit":
@@ -19,6 +20,8 @@ def work(what: str, value: int) -> int:
         time.sleep(600)
     if what == "refuse":
         raise UserError(f"clip{value}.mp4: empty")
+    if what == "bloat":
+        return bytes(value << 20)
     if what == "bug":
         raise KeyError("codec")
     time.sleep(value / 100)
@@ -46,6 +49,17 @@ def test_a_crash_a_hang_and_an_error_each_give_a_reason_and_the_rest_go_on():
 def test_a_task_that_takes_too_long_is_stopped():
     with WorkerPool(work, workers=1, timeout_s=4) as pool:
         assert list(pool.map([("hang", 0), ("ok", 4)])) == [Failed("took longer than 4 s"), 4]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit on memory is RLIMIT_AS of Linux")
+def test_a_task_that_takes_too_much_memory_fails_and_the_next_one_does_not():
+    # 60 MiB fit; their copy, on its way back, does not
+    tasks = [("bloat", 1), ("bloat", 500), ("bloat", 1), ("bloat", 60), ("ok", 2)]
+    with WorkerPool(work, workers=1, timeout_s=60, max_memory_bytes=100 << 20) as pool:
+        small, too_much, after, copied, last = pool.map(tasks)
+    assert small == after == bytes(1 << 20) and last == 2
+    assert too_much == copied == Failed("needs more than 100 MiB of memory")
+    assert too_much.kind == copied.kind == "memory"
 
 
 def test_as_finished_a_task_that_hangs_holds_up_none_but_itself():
@@ -82,7 +96,10 @@ def test_leaving_the_pool_ends_its_processes():
     assert len(processes) == 2 and not any(p.is_alive() for p in processes)
 
 
-@pytest.mark.parametrize(("options", "words"), [((0, 1), r"workers \(0\)"), ((1, 0), r"timeout_s \(0\)")])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [((0, 1), r"workers \(0\)"), ((1, 0), r"timeout_s \(0\)"), ((1, 1, 0), r"max_memory_bytes \(0\)")],
+)
 def test_a_pool_without_workers_or_time_is_refused(options, words):
     with pytest.raises(UserError, match=words):
         WorkerPool(work, *options)

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -82,20 +81,17 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Sample]]
 @pytest.fixture(scope="module")
 def server(asked: tuple[Path, list[Sample]]) -> Iterator[str]:
     """The address of checkpoints/tiny, served; file:// may name the media folder."""
-    from timeexpert.predict import Predictor
-    from timeexpert.serving.engine import Engine
-    from timeexpert.serving.server import Access, Server
-
-    predictor = Predictor.load(ROOT / "checkpoints" / "tiny", device="cpu")
-    with (
-        Engine(predictor, "tiny") as engine,
-        Server("127.0.0.1", 0, engine, Access(None, asked[0] / "media")) as served,
-    ):
-        thread = threading.Thread(target=served.serve_forever, daemon=True)
-        thread.start()
-        yield served.url
-        served.shutdown()
-        thread.join()
+    command = [sys.executable, "-u", "-m", "timeexpert", "serve", "checkpoints/tiny", "--port", "0", "--device", "cpu"]
+    command += ["--allowed-local-media-path", str(asked[0] / "media")]
+    env = {**os.environ, "NO_COLOR": "1"}
+    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line.startswith("tiny answers at http://127.0.0.1:")
+            yield line.split(" at ")[1].split("/v1/")[0]
+        finally:
+            process.terminate()
 
 
 @pytest.mark.skipif(

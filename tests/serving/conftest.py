@@ -24,7 +24,7 @@ from timeexpert.serving.app import create_app
 from timeexpert.serving.engine import Engine
 from timeexpert.serving.fetch import Fetcher
 from timeexpert.serving.limits import ServingLimits
-from timeexpert.serving.run import is_loopback, listen, url_of
+from timeexpert.serving.run import is_loopback, listen
 from timeexpert.serving.service import Service
 from timeexpert.serving.settings import ServerSettings
 from timeexpert.serving.wire import uvicorn_config
@@ -102,22 +102,16 @@ class Reply:
         return str(self.body["error"]["message"])
 
 
-@dataclass(frozen=True)
-class Client:
+class Asker:
     """Asks one server."""
-
-    sock: socket.socket
-    service: Service
-    engine: Engine
 
     @property
     def address(self) -> tuple[str, int]:
-        host, port = self.sock.getsockname()[:2]
-        return str(host), int(port)
+        raise NotImplementedError
 
     @property
     def url(self) -> str:
-        return url_of(self.sock)
+        return "http://{}:{}".format(*self.address)
 
     def fetch(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[Any, bytes]:
         """(response, its body) as they came."""
@@ -156,6 +150,20 @@ class Client:
         return self.send("POST", "/v1/files", body, **{"Content_Type": "multipart/form-data; boundary=cut", **headers})
 
 
+@dataclass(frozen=True)
+class Client(Asker):
+    """Asks a server in this process, whose parts can be looked at."""
+
+    sock: socket.socket
+    service: Service
+    engine: Engine
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, port = self.sock.getsockname()[:2]
+        return str(host), int(port)
+
+
 class Servers:
     """Starts servers around one engine and stops them all. ``limits`` are fields of ServingLimits."""
 
@@ -176,7 +184,7 @@ class Servers:
             model="tiny", frame_size=16, loopback=is_loopback(sock), limits=bounds, **(access or {})
         )
         app = create_app(engine, settings, fetcher=fetcher)
-        server = uvicorn.Server(uvicorn_config(app, bounds, stop_timeout_s=5))
+        server = uvicorn.Server(uvicorn_config(app, bounds))
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([sock])), daemon=True)
         thread.start()  # connections wait in the socket's queue until it accepts
         self._started.append((server, thread))

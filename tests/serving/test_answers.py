@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
-import json
-import os
-import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -120,24 +114,3 @@ def test_models_and_health(client: Client) -> None:
 )
 def test_an_event_is_one_line(event: Event, line: str) -> None:
     assert readable(event) == line
-
-
-def test_the_command_serves_until_it_is_told_to_stop(model_folder: Path, video: Path) -> None:
-    command = [sys.executable, "-u", "-m", "timeexpert", "serve", str(model_folder), "--port", "0", "--device", "cpu"]
-    environment = {**os.environ, "TIMEEXPERT_API_KEY": "secret", "NO_COLOR": "1"}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line.startswith("tiny answers at http://127.0.0.1:")
-            address = line.split("http://")[1].split("/")[0]
-            connection = http.client.HTTPConnection(address, timeout=60)
-            headers = {"Content-Type": "application/json", "Authorization": "Bearer secret"}
-            body = json.dumps(question(data_url(video.read_bytes())))
-            connection.request("POST", "/v1/chat/completions", body, headers)
-            assert connection.getresponse().status == 200
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=30) == 0
-            assert process.stdout.read() == "stopped\n"
-        finally:
-            process.kill()

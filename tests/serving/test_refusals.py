@@ -308,6 +308,7 @@ def test_a_server_that_cannot_be_opened_says_why(client: Client, tmp_path: Path)
         (["--port", "65536"], r"--port \(65536\) must be a number from 0 to 65535"),
         (["--max-upload-mb", "5000"], r"--max-upload-mb \(5000\) must be a number from 1 to 4096"),
         (["--max-body-mb", "0"], r"--max-body-mb \(0\) must be a number from 1 to 1024"),
+        (["--decode-memory-mb", "10"], r"--decode-memory-mb \(10\) must be a number from 256 to 65536"),
     ],
 )
 def test_flags_out_of_range_are_refused_before_the_model_is_read(flags: list[str], words: str) -> None:

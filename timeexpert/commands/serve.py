@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 HELP = "serve a trained model to OpenAI clients and as a page: videos in, timed events out"
-STOP_TIMEOUT_S = 30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-upload-mb", type=int, default=512, metavar="N", help="largest uploaded or fetched video (default 512)"
     )
+    parser.add_argument(
+        "--decode-memory-mb",
+        type=int,
+        default=4096,
+        metavar="N",
+        help="memory in MiB that reading one video may take (default 4096; Linux)",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
 
 
@@ -51,12 +57,13 @@ def run(args: argparse.Namespace) -> int:
 
     if not 0 <= args.port <= 65535:
         raise UserError(f"--port ({args.port}) must be a number from 0 to 65535.")
-    for flag, value, most in (
-        ("--max-body-mb", args.max_body_mb, 1024),
-        ("--max-upload-mb", args.max_upload_mb, 4096),
+    for flag, value, least, most in (
+        ("--max-body-mb", args.max_body_mb, 1, 1024),
+        ("--max-upload-mb", args.max_upload_mb, 1, 4096),
+        ("--decode-memory-mb", args.decode_memory_mb, 256, 65_536),
     ):
-        if not 1 <= value <= most:
-            raise UserError(f"{flag} ({value}) must be a number from 1 to {most}.")
+        if not least <= value <= most:
+            raise UserError(f"{flag} ({value}) must be a number from {least} to {most}.")
     try:
         import fastapi  # noqa: F401
         import multipart  # noqa: F401
@@ -69,11 +76,15 @@ def run(args: argparse.Namespace) -> int:
     from timeexpert.serving.app import create_app
     from timeexpert.serving.engine import Engine
     from timeexpert.serving.limits import ServingLimits
-    from timeexpert.serving.run import is_loopback, listen, serve
+    from timeexpert.serving.run import is_loopback, leave_threads, listen, serve
     from timeexpert.serving.settings import ServerSettings
 
     key = args.api_key if args.api_key is not None else os.environ.get("TIMEEXPERT_API_KEY")
-    limits = ServingLimits(max_body_bytes=args.max_body_mb * 2**20, max_upload_bytes=args.max_upload_mb * 2**20)
+    limits = ServingLimits(
+        max_body_bytes=args.max_body_mb * 2**20,
+        max_upload_bytes=args.max_upload_mb * 2**20,
+        decode_memory_bytes=args.decode_memory_mb * 2**20,
+    )
     console = Console(highlight=False, soft_wrap=True)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("timeexpert.serving").setLevel(logging.INFO)
@@ -102,7 +113,8 @@ def run(args: argparse.Namespace) -> int:
                         "[yellow]anybody who reaches this machine may ask[/]: set --api-key, or --host 127.0.0.1"
                     )
 
-            if not serve(app, sock, limits, stop_timeout_s=STOP_TIMEOUT_S, ready=say):
-                console.print(f"requests that took longer than {STOP_TIMEOUT_S} s were given up")
+            if not serve(app, sock, limits, ready=say):
+                console.print(f"requests that took longer than {limits.stop_timeout_s:g} s were given up")
     console.print("stopped")
+    leave_threads()
     return 0

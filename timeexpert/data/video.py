@@ -10,6 +10,7 @@ far as they decode, and ``VideoInfo.damage`` says what is missing.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -83,11 +84,22 @@ class Video:
         self._info = self._describe()
 
     @classmethod
-    def open(cls, source: str | Path | bytes, *, name: str | None = None, limits: VideoLimits | None = None) -> Video:
-        """Open a file or its bytes. ``name`` is what errors call it. Raises :class:`VideoError`."""
+    def open(
+        cls,
+        source: str | Path | bytes | io.BufferedReader,
+        *,
+        name: str | None = None,
+        limits: VideoLimits | None = None,
+    ) -> Video:
+        """Open a file, its bytes, or an open file, which is then closed with the video.
+
+        ``name`` is what errors call it. Raises :class:`VideoError`.
+        """
         limits = limits or VideoLimits()
         if isinstance(source, bytes):
             name, size = name or "video in memory", len(source)
+        elif isinstance(source, io.BufferedReader):
+            name, size = name or "open video", os.fstat(source.fileno()).st_size
         else:
             name = name or str(source)
             if not Path(source).is_file():
@@ -97,7 +109,11 @@ class Video:
             raise VideoError(f"{name}: the file is empty (0 bytes). Download or copy it again.")
         if size > limits.max_bytes:
             raise VideoError(f"{name}: {size} bytes are more than max_bytes ({limits.max_bytes}). Cut or re-encode it.")
-        data: io.IOBase = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
+        data: io.IOBase
+        if isinstance(source, io.BufferedReader):
+            data = source
+        else:
+            data = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
         try:
             return cls(data, name, limits)
         except BaseException:
@@ -323,6 +339,8 @@ class Video:
                         if packet.pts > key_pts:
                             break  # beyond the target: this container seeks by guess (MPEG transport streams)
                         return chain([packet], packets), self._index.keys[self._index.key_before(packet.pts)].place
+        except MemoryError:
+            raise
         except DEMUX_ERRORS:
             pass  # a damaged file may refuse to seek; reading it from the start still works
         self._open_container()
@@ -333,6 +351,8 @@ class Video:
         while True:
             try:
                 packet = next(packets, None)
+            except MemoryError:  # FFmpeg's is among its own errors; it says nothing of the file
+                raise
             except DEMUX_ERRORS:
                 return  # the container breaks off here, as the index knows
             if packet is None:
@@ -343,6 +363,8 @@ class Video:
             self._fed += 1
             try:
                 frames = packet.decode()
+            except MemoryError:
+                raise
             except (av.error.FFmpegError, OSError):
                 if not flush:
                     self._bad_pts.add(packet.pts if packet.pts is not None else packet.dts)

@@ -52,6 +52,8 @@ def open_container(data: io.IOBase, name: str, limits: VideoLimits) -> tuple[Any
     data.seek(0)
     try:
         container = av.open(data, "r", options=options, metadata_errors="replace")
+    except MemoryError:  # FFmpeg's is among its own errors; it says nothing of the file
+        raise
     except (av.error.FFmpegError, OSError, ValueError):
         data.seek(0)
         raise VideoError(f"{name}: not a readable video: {signature_hint(data.read(64))}") from None

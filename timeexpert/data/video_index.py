@@ -117,6 +117,8 @@ def read_index(container: Any, stream: Any, max_frames: int) -> PacketIndex | No
     while len(rows) <= max_frames:
         try:
             packet = next(packets, None)
+        except MemoryError:
+            raise
         except DEMUX_ERRORS:
             broken, packet = True, None
         if packet is None:

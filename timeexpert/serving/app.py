@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 from urllib.parse import quote
 
 from fastapi import FastAPI
@@ -23,8 +23,9 @@ from . import metrics
 from .body import announced_length, read_upload
 from .engine import Engine
 from .fetch import Fetcher
-from .gate import Gate
-from .limits import RequestError
+from .gate import Gate, SafeHeaders
+from .headers import MEDIA_POLICY, PAGE_POLICY
+from .limits import RequestError, stopping
 from .samples import TYPES
 from .schema import document
 from .service import Service
@@ -56,7 +57,7 @@ def create_app(engine: Engine, settings: ServerSettings, *, fetcher: Fetcher | N
     app.router.redirect_slashes = False
     _add_routes(app, _Routes(service))
     app.add_exception_handler(HTTPException, _refuse)
-    app.add_middleware(Gate, settings=settings, metrics=service.metrics)
+    app.add_middleware(Gate, settings=settings, metrics=service.metrics, draining=lambda: service.draining)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -65,6 +66,7 @@ def create_app(engine: Engine, settings: ServerSettings, *, fetcher: Fetcher | N
             allow_headers=["Authorization", "Content-Type"],
             expose_headers=["Retry-After", "X-Request-Id"],
         )
+    app.add_middleware(SafeHeaders)  # the last one added is the outermost
     return app
 
 
@@ -150,16 +152,16 @@ class _Routes:
 
     async def sample_content(self, request: Request) -> Response:
         sample = self.service.samples.get(request.path_params["sample_id"])
-        if sample is None or not sample.path.is_file():
+        if sample is None or not sample.is_there():
             raise RequestError("no such sample; GET /samples lists them.", 404)
-        return _Video(sample.path, sample.path.name)
+        return _Video(sample.path, f"{sample.name}{sample.path.suffix}")
 
     async def health(self, _: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
     async def ready(self, _: Request) -> Response:
         if self.service.draining:
-            raise RequestError("the server is stopping.", 503, "overloaded_error")
+            raise stopping()
         return JSONResponse({"status": "ready", "model": self.settings.model})
 
     async def metrics(self, _: Request) -> Response:
@@ -187,7 +189,7 @@ class _Video(FileResponse):
     def __init__(self, path: Path, name: str, release: Callable[[], None] = lambda: None) -> None:
         headers = {
             "Content-Disposition": f"inline; filename*=UTF-8''{quote(name, safe='')}",
-            "Content-Security-Policy": "default-src 'none'; sandbox",
+            "Content-Security-Policy": MEDIA_POLICY,
             "Cross-Origin-Resource-Policy": "same-origin",
             "Cache-Control": "private, max-age=0",
         }
@@ -217,5 +219,5 @@ def _page_file(name: str) -> Response:
     known: dict[str, Path] = {path.name: path for path in PAGE.glob("*.*")} if PAGE.is_dir() else {}
     if name not in known:
         raise RequestError("no such file of the page.", 404)
-    headers: dict[str, Any] = {"Cache-Control": "no-cache", "X-Frame-Options": "DENY"}
+    headers = {"Cache-Control": "no-cache", "Content-Security-Policy": PAGE_POLICY}
     return FileResponse(known[name], media_type=mimetypes.guess_type(name)[0], headers=headers)

@@ -34,6 +34,8 @@ class ByteBudget:
 
 def announced_length(request: Request, max_bytes: int, flag: str) -> int:
     """The body's size in bytes as its header says. Raises :class:`RequestError`."""
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise RequestError("send the body as it is: compressed bodies (Content-Encoding) are not unpacked.", 415)
     lengths = set(request.headers.getlist("content-length"))
     if "transfer-encoding" in request.headers or not lengths:
         raise RequestError("send the body with one Content-Length, not in chunks.", 411)
@@ -72,6 +74,8 @@ async def read_upload(request: Request, limits: ServingLimits) -> tuple[UploadFi
             form = await request.form(max_files=1, max_fields=4, max_part_size=4096)
     except TimeoutError:
         raise _late(limits.upload_timeout_s) from None
+    except (ValueError, LookupError):  # its charset cannot be used
+        raise RequestError("the form cannot be read; leave its charset out, or say utf-8.") from None
     file, purpose = form.get("file"), form.get("purpose", "user_data")
     unknown = sorted(set(form) - {"file", "purpose"})
     if unknown or not isinstance(file, UploadFile) or not isinstance(purpose, str):

@@ -27,7 +27,7 @@ from timeexpert.tokenization.text import TextError
 
 from .encoder import Encoder, Known, sampled
 from .expert_use import expert_use
-from .limits import RequestError, ServingLimits
+from .limits import RequestError, ServingLimits, stopping
 from .media import DecodedVideo, Decoder
 from .ticket import Busy, FrameSequence, Question, Reply, Ticket, Video
 
@@ -80,12 +80,10 @@ class Engine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.give_up()
         with self._changed:
-            self._draining = self._stopping = True
-            left = list(self._open)
+            self._stopping = True
             self._changed.notify_all()
-        for ticket in left:
-            self._close(ticket, RequestError("the server is stopping.", 503, "overloaded_error"))
         self._model.join()
         for decoder in self._decoders:  # ends a decoding that is going on
             decoder.__exit__(kind, error, trace)
@@ -96,7 +94,7 @@ class Engine:
         ticket = Ticket(question, self.predictor.codec)
         with self._changed:
             if self._draining:
-                raise RequestError("the server is stopping.", 503, "overloaded_error")
+                raise stopping()
             if len(self._open) >= self.limits.max_queue:
                 self._counts["refused"] += 1
                 raise Busy(len(self._open), self._retry_after_s())
@@ -118,6 +116,15 @@ class Engine:
         with self._changed:
             self._draining = True
             return self._changed.wait_for(lambda: not self._open, timeout_s)
+
+    def give_up(self) -> None:
+        """Take no more questions, and refuse those that are not answered yet."""
+        with self._changed:
+            self._draining = True
+            left = list(self._open)
+        for ticket in left:
+            ticket.cancel()
+            self._close(ticket, stopping())
 
     def stats(self) -> dict[str, Any]:
         """Counts since the start. ``steps``: by the number of answers written side by side."""
@@ -162,7 +169,7 @@ class Engine:
         try:
             video = job.ticket.question.video
             assert isinstance(video, Video)
-            outcome = decoder(video.path, job.num_frames)
+            outcome = decoder(video.path, job.num_frames, video.identity)
         except Exception as error:  # one video's failure is its askers'
             outcome = error
         finally:
@@ -310,6 +317,10 @@ def _told(error: Exception) -> Exception:
     """What the asker can mend, in words without anything of the server's machine; any other error as it is."""
     if isinstance(error, TextError):  # its text may name the tokenizer's folder
         return RequestError("text: the model's vocabulary cannot write it. Leave unusual characters out.")
-    if isinstance(error, (GrammarError, NumberFormatError, InterleaveError)):
+    if isinstance(error, NumberFormatError):  # of a frame's time
+        return RequestError(
+            "video_url: the video is longer than the times that this model can write. Send a part of it."
+        )
+    if isinstance(error, (GrammarError, InterleaveError)):
         return RequestError(str(error))
     return error

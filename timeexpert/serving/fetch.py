@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import os
+import queue
 import socket
 import ssl
 import threading
@@ -99,17 +100,26 @@ class Fetcher:
             )
         return parts, host, port
 
-    def address(self, host: str, port: int) -> str:
+    def address(self, host: str, port: int, timeout_s: float) -> str:
         """The address to connect to, resolved once. Raises :class:`RequestError` unless all are public."""
+        found: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
+        # a resolver keeps its own time, so it has a thread of its own, which nobody waits for
+        threading.Thread(target=lambda: found.put(self._addresses(host, port)), daemon=True).start()
         try:
-            addresses = self.resolve(host, port)
-        except (OSError, UnicodeError):
-            addresses = []
+            addresses = found.get(timeout=timeout_s)
+        except queue.Empty:
+            raise _late(self.limits) from None
         if not addresses:
             raise RequestError(f"{NAME}: {host} has no address.")
         if not all(is_public(address) for address in addresses):
             raise RequestError(f"{NAME}: {host} is not on a public address; private networks are not asked.")
         return addresses[0]
+
+    def _addresses(self, host: str, port: int) -> list[str]:
+        try:
+            return self.resolve(host, port)
+        except (OSError, UnicodeError):
+            return []
 
 
 def _late(limits: ServingLimits) -> RequestError:
@@ -132,8 +142,8 @@ class _Hop:
         fetcher, left_s = self.fetcher, self.deadline - time.monotonic()
         if left_s <= 0:
             raise _late(fetcher.limits)
-        address = fetcher.address(self.host, self.port)
-        self._socket = sock = fetcher.connect(address, self.port, left_s)
+        address = fetcher.address(self.host, self.port, left_s)
+        self._socket = sock = fetcher.connect(address, self.port, max(0.01, self.deadline - time.monotonic()))
         self._watched = socket.socket(fileno=os.dup(sock.fileno()))  # TLS takes the first handle over
         self._watchdog = threading.Timer(max(0.0, self.deadline - time.monotonic()), self._stop)
         self._watchdog.daemon = True

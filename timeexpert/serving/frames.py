@@ -13,7 +13,7 @@ from timeexpert.data.pool import Failed, WorkerPool
 
 from .engine import FrameSequence
 from .images import decode
-from .limits import RequestError, ServingLimits
+from .limits import RequestError, ServingLimits, stopping
 from .sources import decoded_base64
 
 TIME = re.compile(r"<([0-9]{1,6}(?:\.[0-9]{1,6})?) seconds>")
@@ -37,6 +37,8 @@ class ImageDecoder:
         self.size, self.limits = size, limits
         self._pool: WorkerPool[np.ndarray | str] | None = None
         self._lock = threading.Lock()
+        self._places = threading.BoundedSemaphore(limits.max_waiting_images)
+        self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -44,15 +46,19 @@ class ImageDecoder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._closed = True
         if self._pool is not None:
             self._pool.__exit__(kind, error, trace)
 
     def __call__(self, images: list[bytes], times_s: list[float]) -> FrameSequence:
         """Raises :class:`RequestError` where an image is refused, crashes the decoder or takes too long."""
-        with self._lock:
-            if self._pool is None:
-                self._pool = WorkerPool(decode, 1, self.limits.decode_timeout_s).__enter__()
-            (result,) = self._pool.map([(images, self.size, self.limits.video.max_pixels)])
+        if not self._places.acquire(blocking=False):
+            words = f"{self.limits.max_waiting_images} requests with images wait already; ask again in 5 s."
+            raise RequestError(words, 429, "overloaded_error", {"Retry-After": "5"})
+        try:
+            result = self._decoded(images)
+        finally:
+            self._places.release()
         if isinstance(result, str):
             raise RequestError(result)
         if isinstance(result, Failed):
@@ -60,3 +66,14 @@ class ImageDecoder:
                 raise RuntimeError(f"decoding images: {result.reason}")  # ours to mend: logged, not shown
             raise RequestError(f"image_url: decoding {result.reason}. Send smaller images.")
         return FrameSequence(result, tuple(times_s))
+
+    def _decoded(self, images: list[bytes]) -> np.ndarray | str | Failed:
+        with self._lock:
+            if self._closed:
+                raise stopping()
+            if self._pool is None:
+                self._pool = WorkerPool(
+                    decode, 1, self.limits.decode_timeout_s, self.limits.decode_memory_bytes
+                ).__enter__()
+            (result,) = self._pool.map([(images, self.size, self.limits.video.max_pixels)])
+        return result

@@ -6,11 +6,13 @@ logged with its traceback and answered without it.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import logging
 import re
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +21,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .limits import RequestError
+from .headers import SAFE_HEADERS
+from .limits import RequestError, disk_full, stopping
 from .metrics import Metrics
 from .settings import ServerSettings
 
@@ -27,6 +30,7 @@ LOG = logging.getLogger("timeexpert.serving")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+PROBES = ("/healthz", "/readyz", "/metrics")  # answered to the very end
 
 
 class ClientLeft(Exception):
@@ -45,10 +49,10 @@ def error_response(error: RequestError) -> JSONResponse:
 
 
 class Gate:
-    """ASGI middleware around the routes."""
+    """ASGI middleware around the routes. ``draining`` says whether the server is about to stop."""
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics) -> None:
-        self.app, self.settings, self.metrics = app, settings, metrics
+    def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics, draining: Callable[[], bool]) -> None:
+        self.app, self.settings, self.metrics, self.draining = app, settings, metrics, draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -65,19 +69,16 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                out = MutableHeaders(scope=message)
-                out["X-Request-Id"] = request_id
-                out["X-Content-Type-Options"] = "nosniff"
-                out["Referrer-Policy"] = "no-referrer"
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
-        self.metrics.in_flight.inc()
+        self.metrics.open_requests += 1
         try:
             response = await self._guarded(scope, headers, receive, send_with_headers, request_id)
             if response is not None and not status:
                 await response(scope, receive, send_with_headers)
         finally:
-            self.metrics.in_flight.dec()
+            self.metrics.open_requests -= 1
             route = self.metrics.paths.get(scope.get("endpoint"), "other")
             seconds = time.monotonic() - began
             method = scope["method"] if scope["method"] in METHODS else "other"
@@ -89,12 +90,17 @@ class Gate:
         """Runs the routes; a response where something was refused or failed."""
         try:
             self._check(scope, headers)
+            if self.draining() and scope["path"] not in PROBES:
+                raise stopping()
             await self.app(scope, receive, send)
         except RequestError as error:
             return error_response(error)
         except (ClientLeft, ClientDisconnect):
             return None
-        except Exception:
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                LOG.error("%s: %s", request_id, error)
+                return error_response(disk_full())
             LOG.exception("%s failed", request_id)
             return error_response(RequestError("the server failed; its log says why.", 500, "server_error"))
         return None
@@ -135,3 +141,22 @@ class Gate:
                 "requests from other web pages are refused; whoever runs the server can allow one with --cors-origin.",
                 403,
             )
+
+
+class SafeHeaders:
+    """ASGI middleware around everything: adds :data:`SAFE_HEADERS` where a route did not set its own."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SAFE_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)

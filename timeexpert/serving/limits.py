@@ -22,6 +22,18 @@ class RequestError(UserError):
         self.status, self.kind, self.headers = status, kind, headers or {}
 
 
+def stopping() -> RequestError:
+    """What is told to whoever asks, or still waits, when the server stops."""
+    headers = {"Retry-After": "5", "Connection": "close"}
+    return RequestError("the server is stopping; ask again in 5 s.", 503, "overloaded_error", headers)
+
+
+def disk_full() -> RequestError:
+    """What is told where no more videos can be kept."""
+    words = "the server's disk space for videos is used up; delete files (DELETE /v1/files/ID) or try again later."
+    return RequestError(words, 507, "overloaded_error", {"Retry-After": "60"})
+
+
 def served_video_limits() -> VideoLimits:
     """Tighter than for training data, which its owner chose: anybody may send a video here."""
     return VideoLimits(
@@ -53,6 +65,7 @@ class ServingLimits:
     max_connections: int = 256
     max_num_frames: int = 256
     max_prompt_chars: int = 16_000
+    max_waiting_images: int = 8  # requests with image parts, which one process decodes one after the other
     decode_workers: int = 2
     visual_cache_bytes: int = 256 * 2**20  # visual tokens of videos: 64 KiB for 16 frames of checkpoints/tiny
     prefix_cache_bytes: int = 2**30  # what the decoder keeps of videos: 900 KiB for the same 16 frames
@@ -66,5 +79,7 @@ class ServingLimits:
     write_timeout_s: float = 30.0
     linger_s: float = 2.0  # after a refusal, for a client that is still sending and has not read the answer
     keep_alive_s: float = 5.0
+    stop_timeout_s: float = 30.0  # from SIGTERM on, for the requests that are being answered then
     decode_timeout_s: float = 60.0
+    decode_memory_bytes: int = 4 * 2**30  # of one decoder process, beyond its libraries
     video: VideoLimits = field(default_factory=served_video_limits)

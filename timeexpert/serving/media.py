@@ -10,11 +10,12 @@ from typing import Self
 
 import numpy as np
 
-from timeexpert.data.pool import Failed, WorkerPool
+from timeexpert.data.pool import Failed, WorkerPool, memory_is_used_up
 from timeexpert.data.sampling import SamplingError, sample_frames
 from timeexpert.data.video import Video, VideoError
 
 from .limits import RequestError, ServingLimits
+from .opened import Identity, open_without_links
 
 NAME = "video_url"
 
@@ -29,12 +30,26 @@ class DecodedVideo:
     damage: str | None
 
 
-def decode(source: bytes | Path, num_frames: int, size: int, limits: ServingLimits) -> DecodedVideo | str:
-    """Evenly spaced frames of one video, or why it is refused. Runs in a worker process."""
+def decode(
+    path: Path, identity: Identity | None, num_frames: int, size: int, limits: ServingLimits
+) -> DecodedVideo | str:
+    """Evenly spaced frames of one video, or why it is refused. Runs in a worker process. Raises ``MemoryError``."""
+    outcome = _decoded(path, identity, num_frames, size, limits)
+    if (isinstance(outcome, str) or outcome.damage) and memory_is_used_up():
+        raise MemoryError
+    return outcome
+
+
+def _decoded(
+    path: Path, identity: Identity | None, num_frames: int, size: int, limits: ServingLimits
+) -> DecodedVideo | str:
     try:
+        source = path if identity is None else open_without_links(path)
         with Video.open(source, name=NAME, limits=limits.video) as video:
             duration_s = video.info.duration_s
             frames, times_s = sample_frames(video, num_frames, size=(size, size))
+            if not isinstance(source, Path) and Identity.of(source) != identity:
+                return f"{NAME}: the file was changed meanwhile. Ask again."
             return DecodedVideo(frames, times_s, duration_s, video.info.damage)
     except (VideoError, SamplingError) as error:
         return str(error)
@@ -47,7 +62,9 @@ class Decoder:
 
     def __init__(self, size: int, limits: ServingLimits) -> None:
         self.size, self.limits = size, limits
-        self._pool: WorkerPool[DecodedVideo | str] = WorkerPool(decode, 1, limits.decode_timeout_s)
+        self._pool: WorkerPool[DecodedVideo | str] = WorkerPool(
+            decode, 1, limits.decode_timeout_s, limits.decode_memory_bytes
+        )
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -59,10 +76,13 @@ class Decoder:
     ) -> None:
         self._pool.__exit__(kind, error, trace)
 
-    def __call__(self, source: bytes | Path, num_frames: int) -> DecodedVideo:
-        """Raises :class:`RequestError` where the video is refused, crashes the decoder or takes too long."""
+    def __call__(self, path: Path, num_frames: int, identity: Identity | None = None) -> DecodedVideo:
+        """Frames of the file. ``identity``: see :class:`timeexpert.serving.ticket.Video`.
+
+        Raises :class:`RequestError` where the video is refused, crashes the decoder, or takes too much memory or time.
+        """
         with self._lock:
-            (result,) = self._pool.map([(source, num_frames, self.size, self.limits)])
+            (result,) = self._pool.map([(path, identity, num_frames, self.size, self.limits)])
         if isinstance(result, str):
             raise RequestError(result)
         if isinstance(result, Failed):

@@ -38,7 +38,9 @@ class Metrics:
             buckets=BUCKETS_S,
             registry=self._registry,
         )
-        self.in_flight = Gauge(http + "in_flight", "Requests that are being answered.", registry=self._registry)
+        self.open_requests = 0  # on the event loop's thread; a stopping server waits until there is none
+        in_flight = Gauge(http + "in_flight", "Requests that are being answered.", registry=self._registry)
+        in_flight.set_function(lambda: self.open_requests)
         self._registry.register(_Parts(stats))
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import multiprocessing
+import os
 import socket
+import sys
+import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 
@@ -14,6 +19,7 @@ from fastapi import FastAPI
 from timeexpert.errors import UserError
 
 from .limits import ServingLimits
+from .service import Service
 from .wire import uvicorn_config
 
 
@@ -45,9 +51,12 @@ def url_of(sock: socket.socket) -> str:
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, app: FastAPI, ready: Callable[[], None]) -> None:
+    """Listens until the requests in hand are answered, so that who asks meanwhile is told to come again."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], None]) -> None:
         super().__init__(config)
-        self._app, self._ready = app, ready
+        self._service, self._ready = service, ready
+        self._stop_at: float | None = None
         self.gave_up = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -56,26 +65,44 @@ class _Server(uvicorn.Server):
             self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._app.state.service.draining = True  # /readyz says so, and connections that stay open ask no more
-        super().handle_exit(sig, frame)
-        self._captured_signals.clear()  # the command ends by itself, with status 0
+        if self._stop_at is not None:
+            _end_now(self._service, sig)
+        self._service.draining = True
+        self._stop_at = time.monotonic() + self._service.limits.stop_timeout_s
 
-    async def _wait_tasks_to_complete(self) -> None:
-        self.gave_up = True  # until all of them have come to their end
-        await super()._wait_tasks_to_complete()
-        self.gave_up = False
+    async def on_tick(self, counter: int) -> bool:
+        if self._stop_at is not None:
+            self.gave_up = self._service.metrics.open_requests > 0 and time.monotonic() >= self._stop_at
+            if self.gave_up:
+                self._service.engine.give_up()  # a refusal each, which is written before the connections close
+            self.should_exit = self.gave_up or not self._service.metrics.open_requests
+        return await super().on_tick(counter)
+
+
+def _end_now(service: Service, sig: int) -> None:
+    """A second signal waits for nothing: neither for threads nor for the model."""
+    for child in multiprocessing.active_children():
+        child.kill()
+    service.remove_files()
+    os._exit(128 + sig)
+
+
+def leave_threads() -> None:
+    """End the process without waiting for threads that still wait for another machine. Everything else is closed."""
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def serve(
-    app: FastAPI,
-    sock: socket.socket,
-    limits: ServingLimits,
-    *,
-    stop_timeout_s: int = 30,
-    ready: Callable[[str], None] = lambda url: None,
+    app: FastAPI, sock: socket.socket, limits: ServingLimits, *, ready: Callable[[str], None] = lambda url: None
 ) -> bool:
-    """Answer at ``sock`` until SIGINT or SIGTERM. False where requests were given up after ``stop_timeout_s``."""
-    config = uvicorn_config(app, limits, stop_timeout_s=stop_timeout_s)
-    server = _Server(config, app, lambda: ready(url_of(sock)))
+    """Answer at ``sock`` until SIGINT or SIGTERM.
+
+    False where requests were given up after ``limits.stop_timeout_s``. A second signal ends the process at once, with
+    the status that a shell gives to that signal.
+    """
+    server = _Server(uvicorn_config(app, limits), app.state.service, lambda: ready(url_of(sock)))
     asyncio.run(server.serve([sock]))
     return not server.gave_up

@@ -11,6 +11,8 @@ from timeexpert.data.records import SampleError, parse_json
 from timeexpert.data.video import Video, VideoError
 from timeexpert.errors import UserError
 
+from .opened import Identity, open_without_links
+
 TYPES = {
     ".mp4": "video/mp4",
     ".m4v": "video/mp4",
@@ -27,14 +29,23 @@ PROMPTS = "prompts.json"
 
 @dataclass(frozen=True)
 class Sample:
-    """One video that the server offers; ``prompts`` are questions to begin with."""
+    """One video that the server offers, as it was found; ``prompts`` are questions to begin with."""
 
     id: str
     name: str
     path: Path
     sha256: str
+    identity: Identity
     duration_s: float
     prompts: tuple[str, ...]
+
+    def is_there(self) -> bool:
+        """Whether the file still is what it was."""
+        try:
+            with open_without_links(self.path) as file:
+                return Identity.of(file) == self.identity
+        except OSError:
+            return False
 
     def to_json(self) -> dict[str, object]:
         """A row of ``GET /samples``."""
@@ -56,14 +67,15 @@ def read_samples(folder: Path | None) -> dict[str, Sample]:
     samples = {}
     for path in paths:
         try:
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            found = path.resolve(strict=True)  # links are followed once, here
+            with open_without_links(found) as file:
+                sha256, identity = hashlib.file_digest(file, "sha256").hexdigest(), Identity.of(file)
             with Video.open(path) as video:
                 duration_s = video.info.duration_s
         except (VideoError, OSError) as error:
             raise UserError(f"--samples {folder}: {error} Take it out of the folder.") from None
         key = f"sample-{sha256[:16]}"
-        samples[key] = Sample(key, path.stem, path, sha256, duration_s, prompts.get(path.name, ()))
+        samples[key] = Sample(key, path.stem, found, sha256, identity, duration_s, prompts.get(path.name, ()))
     return samples
 
 

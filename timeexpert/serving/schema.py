@@ -159,7 +159,7 @@ def _paths(settings: ServerSettings) -> Schema:
     model = _object("id object created owned_by", id=TEXT, object=TEXT, created=WHOLE, owned_by=TEXT)
     sample = _object("id name duration_s prompts", id=TEXT, name=TEXT, duration_s=SECONDS, prompts=_list(TEXT))
     deleted = _object("id object deleted", id=TEXT, object=_only("file"), deleted=_only(True))
-    chunks = {"text/event-stream": {"schema": TEXT}}
+    chunks = {"text/event-stream": {"schema": {**_object("data", data=TEXT), "description": "one event"}}}
     form = _closed("file", file={"type": "string", "format": "binary"}, purpose=TEXT)
     any_video = {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
     part = {"206": {"description": "the asked range", **any_video}}

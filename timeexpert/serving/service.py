@@ -38,7 +38,9 @@ class Service:
     def __init__(self, engine: Engine, settings: ServerSettings, fetcher: Fetcher | None = None) -> None:
         self.engine, self.settings, self.limits = engine, settings, settings.limits
         self.samples = read_samples(settings.samples)
-        self._folder = tempfile.TemporaryDirectory(prefix="timeexpert-serve-")  # readable by this user alone
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="timeexpert-serve-", ignore_cleanup_errors=True
+        )  # readable by this user alone
         self.store = Store(Path(self._folder.name), self.limits.max_store_bytes)
         self.uploads = Uploads(self.store, self.limits)
         self.sources = Sources(settings, self.store, self.uploads, self.samples, fetcher)
@@ -46,7 +48,7 @@ class Service:
         self.metrics = Metrics(self._stats)
         self.bodies = ByteBudget(self.limits.max_pending_body_bytes)
         self.pending_uploads = ByteBudget(self.limits.max_files_bytes)
-        self.draining = False
+        self.draining = False  # once True, only probes are answered, and what was asked before
         # every open connection may wait for one answer
         self._threads = ThreadPoolExecutor(self.limits.max_connections, "request")
 
@@ -69,14 +71,16 @@ class Service:
         """Ends threads and removes the folder."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self.images.__exit__(None, None, None)
+        self.remove_files()
+
+    def remove_files(self) -> None:
+        """The folder with all videos goes."""
         self._folder.cleanup()
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
         length = announced_length(request, self.limits.max_body_bytes, "--max-body-mb")
         check_type(request, "application/json")
-        if self.draining:
-            raise RequestError("the server is stopping.", 503, "overloaded_error", {"Retry-After": "5"})
         with self.bodies.hold(length):
             body = await read_json_bytes(request, self.limits.body_timeout_s)
             asking = await self.run(self._open, body)

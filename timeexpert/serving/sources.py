@@ -1,7 +1,7 @@
 """The video that a request refers to: data:, file://, http(s)://, an upload or a sample, as a file with its SHA-256.
 
-A file must lie inside the one allowed folder after percent-decoding and after resolving links. No message says more
-about the machine than the request did.
+A file must lie inside the one allowed folder after percent-decoding and after resolving links, and is then opened
+without following any. No message says more about the machine than the request did.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import os
+import io
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -20,6 +21,7 @@ from urllib.parse import unquote
 from .engine import Video
 from .fetch import Fetcher
 from .limits import RequestError
+from .opened import Identity, open_without_links
 from .samples import Sample
 from .settings import ServerSettings
 from .store import Blob, Store, Uploads
@@ -59,15 +61,16 @@ class Sources:
         if scheme == "data":
             return self._kept(self.store.write([data_bytes(url)]))
         if scheme == "file":
-            path = allowed_file(url, self.settings.allowed_folder)
-            return Lease(Video(path, self._hashes.of(path, self.settings.limits.video.max_bytes)), lambda: None)
+            with allowed_file(url, self.settings.allowed_folder) as (path, file):
+                video = Video(path, *self._hashes.of(file, self.settings.limits.video.max_bytes))
+            return Lease(video, lambda: None)
         if scheme in ("http", "https"):
             return self._fetched(url)
         if url.startswith("file-"):
             return self._kept(self.uploads.lease(url).blob)
         if url in self.samples:
             sample = self.samples[url]
-            return Lease(Video(sample.path, sample.sha256), lambda: None)
+            return Lease(Video(sample.path, sample.sha256, sample.identity), lambda: None)
         if url.startswith("sample-"):
             raise RequestError(f"{NAME}: no such sample; GET /samples lists them.", 404)
         raise RequestError(
@@ -117,8 +120,12 @@ def decoded_base64(payload: str, name: str, what: str) -> bytes:
     return data
 
 
-def allowed_file(url: str, allowed_folder: Path | None) -> Path:
-    """The regular file that a ``file://`` URL names inside the allowed folder. Raises :class:`RequestError`."""
+@contextmanager
+def allowed_file(url: str, allowed_folder: Path | None) -> Iterator[tuple[Path, io.BufferedReader]]:
+    """The regular file that a ``file://`` URL names inside the allowed folder: its path without links, and it, open.
+
+    Nothing outside is opened, whatever is swapped meanwhile. Raises :class:`RequestError`.
+    """
     if allowed_folder is None:
         raise RequestError(
             f"{NAME}: file:// is closed. Whoever runs the server can open one folder with --allowed-local-media-path; "
@@ -132,36 +139,37 @@ def allowed_file(url: str, allowed_folder: Path | None) -> Path:
         path = Path(unquote(place[place.index("/", 2) :], errors="strict"))
         # one answer for outside, absent and unreadable: else it would tell what the machine holds
         path, root = path.resolve(strict=True), allowed_folder.resolve(strict=True)
-        inside = path.is_relative_to(root) and path.is_file() and os.access(path, os.R_OK)
+        file = open_without_links(path) if path.is_relative_to(root) and path.is_file() else None
     except (OSError, ValueError, RuntimeError):  # absent or forbidden; NUL or bad UTF-8; a loop of links
         raise refused from None
-    if not inside:
+    if file is None:
         raise refused
-    return path
+    with file:
+        yield path, file
 
 
 class _Hashes:
     """SHA-256 of files, computed again only where a file changed. Thread-safe."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, int, int, int], str] = {}
+        self._known: dict[Identity, str] = {}
         self._lock = threading.Lock()
 
-    def of(self, path: Path, max_bytes: int) -> str:
+    def of(self, file: io.BufferedReader, max_bytes: int) -> tuple[str, Identity]:
         try:
-            with path.open("rb") as file:
-                stat = os.fstat(file.fileno())
-                if stat.st_size > max_bytes:
-                    raise RequestError(f"{NAME}: {stat.st_size} bytes are more than max_bytes ({max_bytes}).")
-                key = (str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns)
-                with self._lock:
-                    if key in self._known:
-                        return self._known[key]
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            identity = Identity.of(file)
+            if identity.size > max_bytes:
+                raise RequestError(f"{NAME}: {identity.size} bytes are more than max_bytes ({max_bytes}).")
+            with self._lock:
+                if identity in self._known:
+                    return self._known[identity], identity
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if Identity.of(file) != identity:
+                raise RequestError(f"{NAME}: the file is being written. Ask again when it is done.")
         except OSError:  # its text holds the path
             raise RequestError(f"{NAME}: cannot be read.") from None
         with self._lock:
             if len(self._known) >= MAX_HASHES:
                 self._known.pop(next(iter(self._known)))
-            self._known[key] = digest
-        return digest
+            self._known[identity] = digest
+        return digest, identity

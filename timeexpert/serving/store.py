@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .limits import RequestError, ServingLimits
+from .limits import RequestError, ServingLimits, disk_full
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Store:
                 for chunk in chunks:
                     with self._lock:
                         if self.used_bytes + len(chunk) > self.max_bytes:
-                            raise RequestError(_FULL, 507, "overloaded_error", {"Retry-After": "60"})
+                            raise disk_full()
                         self.used_bytes += len(chunk)
                     size += len(chunk)
                     digest.update(chunk)
@@ -81,9 +81,6 @@ class Store:
                 del self._users[blob.sha256]
                 self.used_bytes -= blob.size
                 blob.path.unlink(missing_ok=True)
-
-
-_FULL = "the server's disk space for videos is used up; delete files (DELETE /v1/files/ID) or try again later."
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ class Uploads:
                 self._expire()
                 used = sum(f.blob.size for f in self._files.values())
                 if len(self._files) >= self._limits.max_files or used + blob.size > self._limits.max_files_bytes:
-                    raise RequestError(_FULL, 507, "overloaded_error")
+                    raise disk_full()
                 self._files[file.id] = file
         except RequestError:
             self._store.release(blob)

@@ -17,14 +17,19 @@ from timeexpert.tokenization import EventCodec
 
 from .answer_text import readable, text_so_far
 from .limits import RequestError
+from .opened import Identity
 
 
 @dataclass(frozen=True)
 class Video:
-    """A video file (or its bytes) and the SHA-256 of its content, which names it in the caches."""
+    """A video file and the SHA-256 of its content, which names it in the caches.
 
-    path: Path | bytes
+    ``identity``: the file's state when its content was read; it is refused once it has another. Its path has no links.
+    """
+
+    path: Path
     sha256: str
+    identity: Identity | None = None
 
 
 @dataclass(frozen=True)

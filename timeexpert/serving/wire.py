@@ -11,7 +11,10 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from .headers import SAFE_HEADERS
 from .limits import ServingLimits
+
+FLUSH_S = 2  # at the very end, for answers that are still on their way out
 
 
 def protocol(limits: ServingLimits) -> type[H11Protocol]:
@@ -68,7 +71,12 @@ def protocol(limits: ServingLimits) -> type[H11Protocol]:
 
         def _headers_late(self) -> None:
             self._read_timer = None
-            if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+            if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
+                return
+            if self.conn.trailing_data[0]:
+                words = f"the headers did not arrive within {limits.header_timeout_s:g} s."
+                self._refuse(408, words, "invalid_request_error")
+            else:  # nothing was asked
                 self.transport.abort()
 
         def pause_writing(self) -> None:
@@ -104,13 +112,15 @@ def protocol(limits: ServingLimits) -> type[H11Protocol]:
 
 def _refusal(status: int, message: str, kind: str) -> bytes:
     body = json.dumps({"error": {"message": message, "type": kind}}).encode()
-    phrase = {400: "Bad Request", 503: "Service Unavailable"}[status]
+    phrase = {400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable"}[status]
     retry = "Retry-After: 1\r\n" if status == 503 else ""
-    head = f"HTTP/1.1 {status} {phrase}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{retry}"
+    safe = "".join(f"{name}: {value}\r\n" for name, value in SAFE_HEADERS.items())
+    about = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n{retry}{safe}"
+    head = f"HTTP/1.1 {status} {phrase}\r\n{about}"
     return head.encode() + b"Connection: close\r\n\r\n" + body
 
 
-def uvicorn_config(app: ASGIApp, limits: ServingLimits, *, stop_timeout_s: int = 30) -> uvicorn.Config:
+def uvicorn_config(app: ASGIApp, limits: ServingLimits) -> uvicorn.Config:
     """How the app is served: our bounds, no version in the headers, no log of uvicorn's own but failures."""
     return uvicorn.Config(
         app,
@@ -124,5 +134,5 @@ def uvicorn_config(app: ASGIApp, limits: ServingLimits, *, stop_timeout_s: int =
         proxy_headers=False,
         h11_max_incomplete_event_size=limits.max_header_bytes,
         timeout_keep_alive=int(limits.keep_alive_s),
-        timeout_graceful_shutdown=stop_timeout_s,
+        timeout_graceful_shutdown=FLUSH_S,
     )

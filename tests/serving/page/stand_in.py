@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from timeexpert.serving.headers import PAGE_POLICY
+
 PAGE = Path(__file__).resolve().parents[3] / "timeexpert" / "serving" / "page"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
@@ -57,7 +59,7 @@ class Handler(BaseHTTPRequestHandler):
         path, script = self.path, self.script
         if path == "/" or path.startswith("/page/"):
             file = PAGE / ("index.html" if path == "/" else path.removeprefix("/page/"))
-            return self.reply(200, file.read_bytes(), TYPES[file.suffix])
+            return self.reply(200, file.read_bytes(), TYPES[file.suffix], {"Content-Security-Policy": PAGE_POLICY})
         if script.key and self.headers.get("Authorization") != f"Bearer {script.key}":
             return self.json(401, {"error": {"message": "wrong or missing API key."}})
         if path == "/v1/models":
