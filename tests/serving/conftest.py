@@ -8,6 +8,7 @@ import http.client
 import json
 import socket
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,12 +103,13 @@ class Reply:
         return str(self.body["error"]["message"])
 
 
-class Asker:
+class Asker(ABC):
     """Asks one server."""
 
     @property
+    @abstractmethod
     def address(self) -> tuple[str, int]:
-        raise NotImplementedError
+        """Host and port."""
 
     @property
     def url(self) -> str:
