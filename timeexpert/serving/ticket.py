@@ -82,6 +82,7 @@ class Ticket:
         self.handed_in = time.monotonic()
         self._codec = codec
         self._changed = threading.Condition()
+        self._closed = threading.Event()  # who waits for the reply alone is not woken by every token
         self._tokens: list[int] = []
         self._reply: Reply | None = None
         self._error: Exception | None = None
@@ -116,9 +117,8 @@ class Ticket:
 
     def result(self, timeout: float | None = None) -> Reply:
         """The reply. Raises :class:`RequestError` where there is none, ``TimeoutError`` after ``timeout`` seconds."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: self.done, timeout):
-                raise TimeoutError(f"no answer within {timeout:g} s")
+        if not self._closed.wait(timeout):
+            raise TimeoutError(f"no answer within {timeout:g} s")
         if self._error is not None:
             raise self._error
         assert self._reply is not None
@@ -144,6 +144,7 @@ class Ticket:
                     self._reply = outcome
                 else:
                     self._error = outcome
+            self._closed.set()
             self._changed.notify_all()
 
 
