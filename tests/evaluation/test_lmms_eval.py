@@ -22,6 +22,8 @@ from timeexpert.evaluation.records import Told
 from timeexpert.evaluation.tasks import TASKS, score_task
 from timeexpert.tokenization import Event, EventSequence
 
+from ..served import served
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 TASK_FILES = sorted(Path(utils.__file__).parent.glob("*.yaml"))
 # lmms-eval asks for PyAV below 16 and this project for 18: it lives in an environment of its own.
@@ -81,17 +83,8 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Sample]]
 @pytest.fixture(scope="module")
 def server(asked: tuple[Path, list[Sample]]) -> Iterator[str]:
     """The address of checkpoints/tiny, served; file:// may name the media folder."""
-    command = [sys.executable, "-u", "-m", "timeexpert", "serve", "checkpoints/tiny", "--port", "0", "--device", "cpu"]
-    command += ["--allowed-local-media-path", str(asked[0] / "media")]
-    env = {**os.environ, "NO_COLOR": "1"}
-    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line.startswith("tiny answers at http://127.0.0.1:")
-            yield line.split(" at ")[1].split("/v1/")[0]
-        finally:
-            process.terminate()
+    with served("--allowed-local-media-path", str(asked[0] / "media")) as url:
+        yield url
 
 
 @pytest.mark.skipif(

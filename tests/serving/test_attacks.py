@@ -182,9 +182,7 @@ def test_a_small_file_whose_index_says_ten_hours_is_refused(server: Process, vid
     data = with_index_of(video.read_bytes(), 10 * HOUR_S)
     assert len(data) == video.stat().st_size
     refused(ask_about(server, data), 400, "the video is longer than the times that this model can write. Send a part")
-    refused(
-        ask_about(server, with_index_of(video.read_bytes(), 13 * HOUR_S)), 400, "more than max_duration_s (43200)"
-    )
+    refused(ask_about(server, with_index_of(video.read_bytes(), 13 * HOUR_S)), 400, "more than max_duration_s (43200)")
 
 
 # -- names and paths

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from typing import Any
 import openai
 import pytest
 
+from ..served import served
 from .conftest import PROMPT, data_url, question
 
 pytestmark = pytest.mark.slow  # it starts the command
@@ -24,26 +22,14 @@ MODEL = "tiny"
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[str]:
-    """Its address; at the end it is told to stop, and stops."""
-    command = [sys.executable, "-u", "-m", "timeexpert", "serve", "checkpoints/tiny", "--port", "0", "--device", "cpu"]
-    environment = {**os.environ, "TIMEEXPERT_API_KEY": KEY, "NO_COLOR": "1"}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line.startswith("tiny answers at http://127.0.0.1:")
-            yield line.split(" at ")[1].split("/v1/")[0]
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=60) == 0
-            assert process.stdout.read() == "stopped\n"
-        finally:
-            process.kill()
+def address() -> Iterator[str]:
+    with served(TIMEEXPERT_API_KEY=KEY) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
-def client(served: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{served}/v1", api_key=KEY, max_retries=0, timeout=120)
+def client(address: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0, timeout=120)
 
 
 def messages_about(file_id: str) -> Any:
@@ -79,22 +65,22 @@ def test_the_official_client_uploads_asks_and_streams(client: openai.OpenAI, vid
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
-def test_curl_asks_uploads_and_streams(served: str, video: Path) -> None:
+def test_curl_asks_uploads_and_streams(address: str, video: Path) -> None:
     json_type = ("-H", "Content-Type: application/json", "--data-binary", "@-")
-    chat, body = f"{served}/v1/chat/completions", question(data_url(video.read_bytes()), task="moment_retrieval")
+    chat, body = f"{address}/v1/chat/completions", question(data_url(video.read_bytes()), task="moment_retrieval")
     (choice,) = json.loads(curl(chat, *json_type, stdin=json.dumps(body)))["choices"]
     (event,) = choice["message"]["events"]
     assert 0 <= event["start_s"] <= event["end_s"]
-    file = json.loads(curl(f"{served}/v1/files", "-F", "purpose=user_data", "-F", f"file=@{video}"))
+    file = json.loads(curl(f"{address}/v1/files", "-F", "purpose=user_data", "-F", f"file=@{video}"))
     assert file["bytes"] == video.stat().st_size
     about_upload = {"messages": messages_about(file["id"]), "task": "moment_retrieval", "stream": True}
     lines = curl(chat, "-N", *json_type, stdin=json.dumps(about_upload)).split("\n\n")
     assert lines[-2:] == ["data: [DONE]", ""]
     assert json.loads(lines[-3].removeprefix("data: "))["choices"][0]["events"] == [event]
-    assert json.loads(curl(f"{served}/v1/files/{file['id']}", "-X", "DELETE"))["deleted"] is True
+    assert json.loads(curl(f"{address}/v1/files/{file['id']}", "-X", "DELETE"))["deleted"] is True
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
-def test_curl_is_told_why_it_is_refused(served: str) -> None:
-    done = subprocess.run(["curl", "-sS", f"{served}/v1/models"], capture_output=True, text=True, check=True)
+def test_curl_is_told_why_it_is_refused(address: str) -> None:
+    done = subprocess.run(["curl", "-sS", f"{address}/v1/models"], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["error"]["message"].startswith("wrong or missing API key")

@@ -58,6 +58,7 @@ class _Parts(Collector):
         self._stats = stats
 
     def collect(self) -> Iterator[Metric]:
+        """The numbers as they are now."""
         for part, values in self._stats().items():
             for name, value in values.items():
                 family = GaugeMetricFamily if name in GAUGES else CounterMetricFamily

@@ -156,6 +156,7 @@ class _Hashes:
         self._lock = threading.Lock()
 
     def of(self, file: io.BufferedReader, max_bytes: int) -> tuple[str, Identity]:
+        """The checksum of an open file, and which file it is. Raises :class:`RequestError`."""
         try:
             identity = Identity.of(file)
             if identity.size > max_bytes:

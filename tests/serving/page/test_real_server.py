@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ...served import served
 from .browser import Tab
 from .conftest import PROMPT, asked
 
@@ -19,30 +16,18 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
-def served(clip: Path, tmp_path: Path) -> Iterator[str]:
+def address(clip: Path, tmp_path: Path) -> Iterator[str]:
     """The address of a server with one sample."""
-    pytest.importorskip("timeexpert.serving.app", reason="the server of this version has no page, or FastAPI is absent")
     (tmp_path / "samples").mkdir()
     shutil.copy(clip, tmp_path / "samples" / "a square.mp4")
-    command = [sys.executable, "-m", "timeexpert", "serve", str(ROOT / "checkpoints" / "tiny"), "--port", "0"]
-    command += ["--samples", str(tmp_path / "samples"), "--device", "cpu"]
-    log = (tmp_path / "log.txt").open("w")
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if match := re.search(r"http://127\.0\.0\.1:\d+/", line):
-                yield match[0]
-                break
-        else:
-            raise AssertionError((tmp_path / "log.txt").read_text())
-        process.terminate()
-    log.close()
+    with served("--samples", str(tmp_path / "samples")) as url:
+        yield f"{url}/"
 
 
-def test_upload_ask_timeline_seek(served: str, only_tab: Tab, clip: Path, downloads: Path) -> None:
+def test_upload_ask_timeline_seek(address: str, only_tab: Tab, clip: Path, downloads: Path) -> None:
     tab = only_tab
     tab.reset(downloads)
-    tab.open(served)
+    tab.open(address)
     tab.until("document.querySelector('#model').textContent === 'tiny'")
     assert tab.until("document.querySelector('#sample-list').textContent.trim()") == "a square 20.0 s"
     tab.click("#include-experts")
