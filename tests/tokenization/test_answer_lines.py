@@ -92,6 +92,8 @@ def test_what_cannot_be_read_is_named() -> None:
     assert problems == ["5 - 3 seconds: start_s (5.0) must not be after end_s (3.0)."]
     assert events_of_text("no idea", "dense_captioning") == (type(events)(), ["no times were read from the text"])
     assert events_of_text("3 of them", "highlight_detection")[1] == ["no times with scores were read from the text"]
-    assert read_highlights("There are 3 highlight moments in the 1.0, 2.0 second. Their saliency scores are 1, 2.") is None
+    assert (
+        read_highlights("There are 3 highlight moments in the 1.0, 2.0 second. Their saliency scores are 1, 2.") is None
+    )
     assert [e.text for e in events_of_text("a red circle")[0]] == ["a red circle"]
     assert events_of_text("  ", "general")[1] == ["the answer is empty"]
