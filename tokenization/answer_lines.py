@@ -2,10 +2,10 @@
 
 Seconds have one decimal, as in TimeIT and IndustryASM. The forms, and where they come from:
 
-- dense captioning, action segmentation: a line per event, ``7.2 - 8.6 seconds, place the part.`` (TemporalVLM, figure 8;
-  TimeChat's ``utils/construct_it_data`` writes the same behind one another);
-- moment retrieval: ``The given query happens in 20.7 - 32.0 seconds.`` (TimeIT), several windows joined by ``and``, which
-  TimeIT does not have;
+- dense captioning, action segmentation: a line per event, ``7.2 - 8.6 seconds, place the part.`` (TemporalVLM,
+  figure 8; TimeChat's ``utils/construct_it_data`` writes the same behind one another);
+- moment retrieval: ``The given query happens in 20.7 - 32.0 seconds.`` (TimeIT), several windows joined by ``and``,
+  which TimeIT does not have;
 - highlight detection: ``There are 2 highlight moments in the 82.0, 84.0 second. Their saliency scores are 1.3, 1.7.``
   (TimeIT);
 - general: the text of the answer.

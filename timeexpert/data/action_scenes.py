@@ -1,7 +1,7 @@
 """Long synthetic videos of steps that follow one another, each with a label out of a fixed set: action segmentation.
 
-One shape is on screen during each step, and nothing between steps. Which steps come, in which order, how long each takes
-and how long the pauses are is drawn per video, so nothing but a look at the frames tells a step's label or its times.
+One shape is on screen during each step, and nothing between steps. Which steps come, in which order, how long each
+takes and how long the pauses are is drawn per video: only a look at the frames tells a step's label and its times.
 """
 
 from __future__ import annotations

@@ -246,7 +246,10 @@ def make_scene(config: SynthConfig, index: int) -> Scene:
 
 
 def radii(action: str, rng: np.random.Generator, every_size: bool) -> tuple[float, float]:
-    """The radius at the start and at the end of an event, as shares of the shorter side. The first draw is made for every shape, also where it is not used."""
+    """The radius at the start and at the end of an event, as shares of the shorter side.
+
+    The first draw is made for every shape, also where it is not used.
+    """
     still = float(rng.uniform(*((MIN_RADIUS, MAX_RADIUS) if every_size else STILL_RADII)))
     if action not in ("grow", "shrink"):
         return still, still

@@ -10,8 +10,8 @@ from .answer_text import read_events, read_highlights
 def events_of_text(text: str, task: str | None = None) -> tuple[EventSequence, list[str]]:
     """The events of an answer to a question of ``task``, and what of it could not be read, in words.
 
-    Without a task the text decides: highlights, then anything with spans of time, else words without a time. A span that
-    ends before it starts is no event: it is named, and the others stay. Never raises.
+    Without a task the text decides: highlights, then anything with spans of time, else words without a time. A span
+    that ends before it starts is no event: it is named, and the others stay. Never raises.
     """
     if task == "general" or not text.strip():
         problems = [] if text.strip() else ["the answer is empty"]

@@ -1,4 +1,4 @@
-"""One action segmentation as a picture: frames above the true and the predicted steps, a colour and number per class."""
+"""One action segmentation as a picture: frames above the true and the predicted steps, one colour per class."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def draw_steps(
 ) -> bytes:
     """Draw one action segmentation and return the PNG; also write it to ``path`` if given.
 
-    As :func:`~timeexpert.reports.timeline.draw_timeline`; ``classes`` is the label set, to which the texts of events are
-    mapped as scoring does. Words that are no class are grey with a question mark. Raises :class:`ReportError`.
+    As :func:`~timeexpert.reports.timeline.draw_timeline`; ``classes`` is the label set, to which the texts of events
+    are mapped as scoring does. Words that are no class are grey with a question mark. Raises :class:`ReportError`.
     """
     lanes = [] if truth is None else [("truth", bars_of_events(truth, classes, duration_s), "no steps")]
     note = "the answer did not parse" if prediction is None else "no steps"
