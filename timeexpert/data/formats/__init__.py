@@ -52,9 +52,9 @@ __all__ = [
 
 # in the order in which detect() asks them: the more particular one first
 _MODULES = (
-    charades_sta, choice_csv, samples, qvhighlights, lighthouse, etbench, museg, industry_asm, timeit, trace, llava_image,
-    llava, timed_clips, youcook2, caption_coco, activitynet_captions, videochatgpt, textvr, sharegpt4video, internvid,
-    star, moment10m,
+    charades_sta, choice_csv, samples, qvhighlights, lighthouse, etbench, museg, industry_asm, timeit, trace,
+    llava_image, llava, timed_clips, youcook2, caption_coco, activitynet_captions, videochatgpt, textvr,
+    sharegpt4video, internvid, star, moment10m,
 )  # fmt: skip
 FORMATS: dict[str, Format] = {module.FORMAT.name: module.FORMAT for module in _MODULES}
 

@@ -120,7 +120,7 @@ Drafts = Iterator[Draft | Fault | Sample]
 class Format:
     """A published annotation format: how its rows are read, told from others, and turned into samples.
 
-    ``write`` makes a row of a sample, in formats that can be written. ``splits``: how many videos each has, as published.
+    ``write`` makes a row of a sample, in formats that can be written. ``splits``: published numbers of videos.
     """
 
     name: str
