@@ -47,7 +47,8 @@ def test_steps_follow_one_another_inside_the_video_with_labels_of_the_set() -> N
         assert not list(step_problems(sample.events.events, sample.meta["classes"]))
         assert [e.text for e in sample.events] == [e.label for e in scene.events]
         once = [label for label, n in Counter(e.label for e in scene.events).items() if n == 1]
-        assert [m.events[0].text for m in moments] == once and all(label in m.prompt for label, m in zip(once, moments))
+        assert [m.events[0].text for m in moments] == once
+        assert all(label in moment.prompt for label, moment in zip(once, moments, strict=True))
 
 
 def test_labels_and_times_cannot_be_known_without_looking() -> None:
