@@ -142,10 +142,10 @@ def test_the_tables_of_temporal_vlm_change_what_their_rows_say(
     ablate: Callable[..., int], name: str, rows: int
 ) -> None:
     listed = import_module("ablate").rows_of(f"ablations/{name}")
-    assert len(listed) == rows and {base for _, base, _ in listed} == {"temporal_vlm_tiny"}
+    assert len(listed) == rows and {base for _, base, _ in listed} == {"temporal_vlm_actions"}
     assert len({row.set for _, _, row in listed}) == rows
-    if not (ROOT / "configs" / "temporal_vlm_tiny.yaml").is_file():
-        pytest.skip("there is no config temporal_vlm_tiny to lay the rows on")
+    if not (ROOT / "configs" / "temporal_vlm_actions.yaml").is_file():
+        pytest.skip("there is no config temporal_vlm_actions to lay the rows on")
     changed = [load(RunConfig, config_path(base), row.set).model for _, base, row in listed]
     assert len({str(model) for model in changed}) == rows
 
