@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 HELP = "make labelled MP4 videos of moving shapes, with questions for every task and exact answers"
 
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     from timeexpert.data.scenes import SynthConfig
     from timeexpert.data.synthetic import synthesise
 
-    lengths = {}
+    lengths: dict[str, Any] = {}
     for name, _, _, default, of_actions in LENGTHS:
         field = name.replace("-", "_")
         given = getattr(args, field)

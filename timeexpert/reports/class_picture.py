@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -97,7 +98,7 @@ def _draw_legend(figure: Figure, rows: Sequence[Sequence[tuple[ClassBar, str, fl
         y = 0.08 + i * LINE
         for bar, name, x in row:
             axes.add_patch(Rectangle((x, y), KEY, 0.18, fc=bar.colour, ec="none"))
-            mark = {"ha": "center", "va": "center", "color": "white", "fontproperties": font(8, True)}
+            mark: dict[str, Any] = {"ha": "center", "va": "center", "color": "white", "fontproperties": font(8, True)}
             axes.text(x + KEY / 2, y + 0.09, bar.mark, **mark)
-            text = {"va": "center", "color": INK, "fontproperties": font(9), "parse_math": False}
+            text: dict[str, Any] = {"va": "center", "color": INK, "fontproperties": font(9), "parse_math": False}
             axes.text(x + KEY + 0.08, y + 0.09, name, **text)

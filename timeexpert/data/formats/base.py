@@ -32,8 +32,7 @@ class ConvertOptions:
     name without ending) and ``{path}`` (as the file says). ``clip_to_duration`` cuts ends past the video's end,
     which are otherwise refused beyond ``DURATION_TOLERANCE_S``. ``tasks`` keeps only samples of these tasks.
     ``instructions`` asks with these questions also where the format has questions of its own, general ones apart;
-    without it those are kept. ``labels`` gives the label sets of action segmentation, by process. ``split`` keeps rows
-    that say they are of that split.
+    without it those are kept. ``labels``: label sets of action segmentation. ``split`` keeps rows that name that split.
     """
 
     source: str | None = None
@@ -120,7 +119,7 @@ Drafts = Iterator[Draft | Fault | Sample]
 class Format:
     """A published annotation format: how its rows are read, told from others, and turned into samples.
 
-    ``write`` makes a row of a sample, in formats that can be written. ``splits``: published numbers of videos.
+    ``write`` makes a row of a sample, where that can be done. ``splits``: published numbers of videos.
     """
 
     name: str
@@ -262,12 +261,11 @@ def _question(draft: Draft, events: Sequence[Event], sample_id: str, options: Co
     own = draft.prompt
     if own is not None and (options.instructions is None or draft.task == "general"):
         return own
-    query = draft.query
+    query, texts = draft.query, {event.text for event in events}
     if query is None and draft.task in ASK_ABOUT:
-        texts = {event.text for event in events}
-        query = texts.pop() if len(texts) == 1 else ""
-        if not query and own is not None:  # events of several texts, or of none: it asks about no one thing
+        if own is not None and (len(texts) > 1 or "" in texts):  # it asks about no one thing
             return own
+        query = texts.pop()
     return (options.instructions or default_instructions()).question(draft.task, sample_id, query)
 
 
