@@ -52,6 +52,8 @@ def summary_table(summary: dict[str, Any]) -> Table:
         table.add_row(f"after {stage['name']}", *cells(stage))
     table.add_section()
     for name, figures in summary["controls"].items():
+        if all(figures.get(k) is None for k in names):
+            continue  # it asks questions that these data have none of
         table.add_row(
             {"noise_frames": "control: noise frames", "mean_segment": "control: mean segment"}[name], *cells(figures)
         )
