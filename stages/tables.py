@@ -6,11 +6,20 @@ from typing import Any
 
 from rich.table import Table
 
+# figures of action segmentation, and their titles
+SEGMENTATION = {
+    "accuracy": "frame accuracy",
+    "edit": "Edit",
+    "f1_0.1": "F1@10",
+    "f1_0.25": "F1@25",
+    "f1_0.5": "F1@50",
+}
+
 
 def flat_figures(row: dict[str, Any]) -> dict[str, Any]:
     """The headline figures of an evaluation record, rounded to two decimals of a percent."""
     moments, captions = row.get("moment_retrieval", {}), row.get("dense_captioning", {})
-    highlights = row.get("highlight_detection", {})
+    highlights, steps = row.get("highlight_detection", {}), row.get("action_segmentation", {})
     figures = {
         "r1_0.3": moments.get("r1_0.3"),
         "r1_0.5": moments.get("r1_0.5"),
@@ -18,6 +27,7 @@ def flat_figures(row: dict[str, Any]) -> dict[str, Any]:
         "miou": moments.get("miou"),
         "f1": captions.get("f1"),
         "hit1": highlights.get("hit1"),
+        **{name: steps.get(name) for name in SEGMENTATION},
         "parse_rate": row.get("parse_rate"),
     }
     out: dict[str, Any] = {k: round(v, 2) for k, v in figures.items() if v is not None}
@@ -28,7 +38,9 @@ def summary_table(summary: dict[str, Any]) -> Table:
     """One table: the figures after each stage, and the controls."""
     table = Table(title="held-out videos (percent)")
     names = {"r1_0.5": "R@1 IoU 0.5", "r1_0.7": "R@1 IoU 0.7", "miou": "mIoU", "f1": "dense F1", "hit1": "HIT@1"}
-    names["parse_rate"] = "parsed"
+    names |= SEGMENTATION | {"parse_rate": "parsed"}
+    told = [*summary["stages"], *summary["controls"].values()]
+    names = {k: title for k, title in names.items() if any(row.get(k) is not None for row in told)}
     table.add_column("", overflow="fold")
     for title in names.values():
         table.add_column(title, justify="right")
@@ -40,6 +52,8 @@ def summary_table(summary: dict[str, Any]) -> Table:
         table.add_row(f"after {stage['name']}", *cells(stage))
     table.add_section()
     for name, figures in summary["controls"].items():
+        if all(figures.get(k) is None for k in names):
+            continue  # it asks questions that these data have none of
         table.add_row(
             {"noise_frames": "control: noise frames", "mean_segment": "control: mean segment"}[name], *cells(figures)
         )

@@ -18,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from timeexpert.checkpoint import verify, whole_model, write_folder
 from timeexpert.config import ConfigError
+from timeexpert.data.action_steps import classes_of
 from timeexpert.data.collate import BatchLoader, Reading, VideoQuestions
 from timeexpert.data.frames import FrameReader
 from timeexpert.data.loader import PlannedLoader, batches_ahead
@@ -48,6 +49,8 @@ if TYPE_CHECKING:  # matplotlib comes with it, which most ranks never need
     from timeexpert.reports.run_report import Example
 
 EXIT_TERMINATED = 143  # what shells say of SIGTERM
+# How many of the examples of a report are of which task.
+EXAMPLES = {"moment_retrieval": 0.5, "dense_captioning": 0.25, "highlight_detection": 0.25, "action_segmentation": 0.5}
 DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -335,7 +338,7 @@ class Trainer:
         dataset = self.dataset(self.config.data.eval)
         where = {dataset.sample(i).id: i for i in range(len(dataset))}
         picked: list[dict[str, Any]] = []
-        for task, share in (("moment_retrieval", 0.5), ("dense_captioning", 0.25), ("highlight_detection", 0.25)):
+        for task, share in EXAMPLES.items():
             own = [r for r in rows if r["task"] == task and r["error"] is None]
             picked += [own[i * len(own) // max(1, round(count * share))] for i in range(round(count * share)) if own]
         out = []
@@ -346,7 +349,10 @@ class Trainer:
             )
             told = None if row["prediction"] is None or row["problems"] else EventSequence.from_json(row["prediction"])
             truth = EventSequence.from_json(row["truth"])
-            out.append(Example(frames, list(times_s), truth, told, row["prompt"], duration_s, row["video"]))  # type: ignore[arg-type]
+            classes = classes_of(row["meta"]) if row["task"] == "action_segmentation" else None
+            out.append(
+                Example(frames, list(times_s), truth, told, row["prompt"], duration_s, row["video"], classes)  # type: ignore[arg-type]
+            )
         return out
 
     def _summary(self, model: TimeExpert) -> dict[str, Any]:

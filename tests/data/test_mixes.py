@@ -131,3 +131,22 @@ def test_a_mix_that_cannot_be_is_refused_with_both_files(own):
     own.write_text(OWN.replace("b: 0.75", "bb: 0.75"))
     with pytest.raises(ConfigError, match=r"aria\.yaml: .*own\.yaml: mix names 'bb'"):
         load(RunConfig, config_path("aria"), [f"stages.sft.mix={own}"])
+
+
+def test_temporal_vlms_mix_is_timeit_without_yt_temporal_and_valley_with_our_questions():
+    used = {dataset.name: (dataset, share) for dataset, share in load_mix("data/temporal_vlm").used()}
+    timeit = sum(share for name, (_, share) in used.items() if name.startswith("timeit"))
+    assert timeit == pytest.approx(72.8 / 145.8, abs=0.001)
+    assert not [name for name in used if "temporal" in name]
+    for name, (dataset, _) in used.items():
+        assert (dataset.options().instructions is None) == (name == "valley_instruct")
+    ((asm, share),) = load_mix("data/industry_asm").used()
+    assert (asm.format, asm.tasks, share) == ("industry_asm", ("action_segmentation",), 1)
+
+
+def test_instructions_of_a_data_set_are_read_with_its_mix(tmp_path):
+    (tmp_path / "questions.yaml").write_text("extends: data/instructions\ngeneral: []\n")
+    own = OWN.replace("videos: a}", f"videos: a, instructions: {tmp_path / 'questions.yaml'}}}")
+    (tmp_path / "own.yaml").write_text(own)
+    with pytest.raises(ConfigError, match=r"own\.yaml: .*questions\.yaml.*general is empty"):
+        load_mix(tmp_path / "own.yaml")

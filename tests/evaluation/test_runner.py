@@ -125,7 +125,10 @@ def test_chosen_questions_are_spread_evenly_and_general_ones_left_out() -> None:
             question("h", "highlight_detection", Event(3, 3, (3,)), meta={"saliency_scores": [[4]]}),
             "question 'h' cannot be scored: meta lacks 'relevant_clip_ids'.",
         ),
-        (question("g", "general", Event(text="yes")), "holds no moment retrieval, dense captioning or highlight"),
+        (
+            question("g", "general", Event(text="yes")),
+            "holds no moment retrieval, dense captioning, highlight detection or action",
+        ),
     ],
 )
 def test_truth_that_cannot_be_scored_is_named_before_anything_is_asked(sample: Sample, words: str) -> None:

@@ -8,7 +8,8 @@ from PIL import Image
 
 from timeexpert.reports import ReportError
 from timeexpert.reports.drawing import DPI, text_width
-from timeexpert.reports.timeline import LEFT, PLOT, _lanes, draw_timeline
+from timeexpert.reports.picture_frames import LEFT, PLOT
+from timeexpert.reports.timeline import _lanes, draw_timeline
 from timeexpert.tokenization import Event, EventSequence
 
 from .fake_run import frames

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.tiny import KINDS, ROOT, write_config
+from timeexpert.config import load
+from timeexpert.evaluation.errors import EvaluationError
+from timeexpert.evaluation.scores import Scores, mean_intervals
+from timeexpert.paths import config_path
+from timeexpert.stages.config import RunConfig
 
 
 @pytest.fixture
@@ -56,7 +63,13 @@ def test_two_configs_with_two_seeds_are_compared(
     assert found["mean"] == pytest.approx(statistics.fmean(differences), abs=0.01)
     # two values: the interval is 12.7 standard errors, and the standard error half their distance
     assert found["half_width"] == pytest.approx(12.706 * abs(differences[0] - differences[1]) / 2, abs=0.01)
-    assert (out / "ablation.md").read_text() in capsys.readouterr().out
+    low, high = found["questions"]
+    assert low <= found["mean"] <= high  # of the few questions there are, drawn again and again
+    noise = [run["controls"]["noise_frames"]["miou"] for run in runs["topk.yaml"]]
+    assert comparison["topk.yaml"]["miou"]["noise_frames"] == pytest.approx(statistics.fmean(noise), abs=0.01)
+    table = (out / "ablation.md").read_text()
+    assert table in capsys.readouterr().out
+    assert table.count("| topk.yaml |") == 2 and "The same models looking at noise:" in table
 
     logs = {path: path.read_bytes() for path in out.glob("*/metrics.jsonl")}
     assert len(logs) == 4
@@ -72,3 +85,78 @@ def test_configs_with_other_data_are_refused(
     assert ablate(configs[0], other, "-o", tmp_path / "out") == 2
     assert f"error: {other}: synth, data and eval must be those of {configs[0]}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+LIST = """
+name: two
+base: topany.yaml
+published: "mIoU:"
+rows:
+  - {name: "top any, as it is", set: [], published: "1"}
+  - {name: top 2, set: [model.moe.router=topk], published: "2"}
+"""
+
+
+def test_a_list_is_its_base_with_the_changes_of_each_row(
+    ablate: Callable[..., int], configs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "two.yaml").write_text(LIST)
+    script = import_module("ablate")
+    rows = [*script.rows_of("two.yaml"), *script.rows_of("topk.yaml")]
+    routers = {name: load(RunConfig, config_path(base), row.set).model.moe.router for name, base, row in rows}
+    assert routers == {"top any, as it is": "topany", "top 2": "topk", "topk.yaml": "topk"}
+    assert [row.published for _, _, row in rows] == ["mIoU: 1", "mIoU: 2", ""]
+    assert [script.folder_name(name) for name in routers] == ["top-any-as-it-is", "top-2", "topk.yaml"]
+    numbers = {"seeds": [0], "published": "mIoU: 2", "miou": {"mean": 1.0, "half_width": None, "questions": [0.5, 2]}}
+    assert "| top 2 | 0 | 1.0 [0.5, 2.0] |  | mIoU: 2 |" in script.markdown({"top 2": numbers})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (LIST.replace("top 2", '"top any, as it is"'), "the name 'top any, as it is' occurs twice"),
+        (LIST.replace("router=", "rooter="), "row 'top 2': .*rooter.*Did you mean"),
+        (LIST.replace("set: []", "sett: []"), "unknown key 'rows\\[0\\].sett'"),
+        ("name: none\nbase: topany.yaml\nrows: []\n", "rows is empty"),
+    ],
+)
+def test_a_list_that_cannot_be_is_refused(
+    ablate: Callable[..., int],
+    configs: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "two.yaml").write_text(text)
+    assert ablate("two.yaml", "-o", "out") == 2
+    assert re.search(words, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("name", "rows"), [("table4", 4), ("table5", 6)])
+def test_the_tables_of_temporal_vlm_change_what_their_rows_say(
+    ablate: Callable[..., int], name: str, rows: int
+) -> None:
+    listed = import_module("ablate").rows_of(f"ablations/{name}")
+    assert len(listed) == rows and {base for _, base, _ in listed} == {"temporal_vlm_actions"}
+    assert len({row.set for _, _, row in listed}) == rows
+    if not (ROOT / "configs" / "temporal_vlm_actions.yaml").is_file():
+        pytest.skip("there is no config temporal_vlm_actions to lay the rows on")
+    changed = [load(RunConfig, config_path(base), row.set).model for _, base, row in listed]
+    assert len({str(model) for model in changed}) == rows
+
+
+def test_intervals_over_questions_are_of_the_mean_over_the_seeds() -> None:
+    def scores(*values: float) -> Scores:
+        table = np.array([[value, 1.0] for value in values])
+        return Scores("x", ["a", "b"], table, lambda sums: {"mean": sums[..., 0] / sums[..., 1]}, {})
+
+    first, second = mean_intervals([[scores(0, 2), scores(2, 4)], [scores(1, 3), scores(3, 5)]])
+    assert first["mean"]["mean"] == 2 and first["mean"]["interval"] == (1, 3)  # a question drawn twice: 1 or 3
+    assert second["mean"]["difference"] == 1 and second["mean"]["difference_interval"] == (1, 1)
+    with pytest.raises(EvaluationError, match="compare on the same questions only"):
+        mean_intervals([[scores(0, 2)], [replace(scores(0, 2), items=["a", "c"])]])

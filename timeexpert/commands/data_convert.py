@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from timeexpert.data.formats import Converted
     from timeexpert.data.formats.reading import Row
+    from timeexpert.data.records import Sample
 
 HELP = "turn published annotations into samples, with a list of what was rejected and why"
 
@@ -30,6 +31,7 @@ class Report:
     rejected: Counter[str] = field(default_factory=Counter)
     clipped_ends: int = 0
     sorted_samples: int = 0
+    notes: list[str] = field(default_factory=list)
 
     def count(self, item: Converted) -> None:
         """Add one sample or rejection."""
@@ -62,6 +64,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--task", action="append", help="keep only samples of this task; may be repeated")
     parser.add_argument("--source", help="name of the data set (default: the format's name)")
+    parser.add_argument(
+        "--instructions",
+        metavar="FILE",
+        help="ask with the questions of FILE (default: data/instructions where the format has none of its own)",
+    )
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="label sets of action segmentation, by process")
+    parser.add_argument("--split", metavar="NAME", help="keep only rows of this split, where a format names them")
+    parser.add_argument("--to", metavar="FORMAT", help="write rows of this format, not samples: industry_asm")
     parser.add_argument("--limit", type=int, help="read only the first N rows of each INPUT")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
@@ -71,17 +81,23 @@ def run(args: argparse.Namespace) -> int:
     from itertools import chain, islice
 
     from timeexpert.data.formats import ConvertOptions, detect, get, read_durations
+    from timeexpert.data.instructions import load_instructions
+    from timeexpert.data.label_sets import read_label_sets
 
     if args.format == "list":
         _print_formats(args.json)
         return 0
     output, rejected_output = _outputs(args)
+    row_of = _writer(args.to)
     options: dict[str, Any] = {"tasks": tuple(args.task)} if args.task else {}
     convert_options = ConvertOptions(
         source=args.source,
         durations=read_durations(args.durations) if args.durations else None,
         video_template=args.video_template,
         clip_to_duration=args.clip_to_duration,
+        instructions=load_instructions(args.instructions) if args.instructions else None,
+        labels=read_label_sets(args.labels) if args.labels else None,
+        split=args.split,
         **options,
     )
     chosen = [get(detect(path) if args.format == "auto" else args.format) for path in args.inputs]
@@ -90,7 +106,12 @@ def run(args: argparse.Namespace) -> int:
         c.convert(path, convert_options, report.rows_of(islice(c.rows(path), args.limit)))
         for c, path in zip(chosen, args.inputs, strict=True)
     )
-    _write(chain.from_iterable(items), report, output, rejected_output)
+    _write(chain.from_iterable(items), report, output, rejected_output, row_of)
+    published = {c.splits.get(args.split) for c in chosen if args.split} - {None}
+    if published and published != {report.samples.total()}:
+        report.notes.append(
+            f"{report.samples.total()} samples; {published.pop()} videos are published for {args.split!r}."
+        )
     _print_report(report, args.json)
     return 0 if report.samples else 1
 
@@ -117,17 +138,44 @@ def _outputs(args: argparse.Namespace) -> tuple[Path, Path]:
     return args.output, rejected
 
 
-def _write(items: Iterable[Converted], report: Report, output: Path, rejected_output: Path) -> None:
+def _writer(name: str | None) -> Callable[[Sample], dict[str, Any]]:
+    """What makes a line of a sample: the sample itself, or a row of the format ``name``."""
+    from timeexpert.data.formats import FORMATS, get
+    from timeexpert.data.records import Sample
+    from timeexpert.errors import UserError
+
+    if name is None:
+        return Sample.to_json
+    chosen = get(name)
+    if chosen.write is None:
+        writable = ", ".join(n for n, f in FORMATS.items() if f.write is not None)
+        raise UserError(f"--to ({name!r}): this format can be read only; there are writers of {writable}.")
+    return chosen.write
+
+
+def _write(
+    items: Iterable[Converted],
+    report: Report,
+    output: Path,
+    rejected_output: Path,
+    row_of: Callable[[Sample], dict[str, Any]],
+) -> None:
     """Write both files beside their final names, then put them in place; samples only where there are any."""
+    from timeexpert.data.formats.base import Rejected, RowError
     from timeexpert.data.records import Sample
 
     parts = [path.with_name(f".{path.name}.{os.getpid()}.part") for path in (output, rejected_output)]
     try:
         with open(parts[0], "w", encoding="utf-8") as samples, open(parts[1], "w", encoding="utf-8") as rejected:
             for item in _with_progress(items, report):
+                if isinstance(item, Sample):
+                    try:
+                        row = row_of(item)
+                    except RowError as error:
+                        item = Rejected(item.id, error.kind, error.reason, item.to_json())
                 report.count(item)
                 if isinstance(item, Sample):
-                    _write_line(samples, item.to_json(), ensure_ascii=False)
+                    _write_line(samples, row, ensure_ascii=False)
                 else:  # escaped: what was rejected may hold half characters
                     _write_line(rejected, item.to_json(), ensure_ascii=True)
         if report.samples:
@@ -175,6 +223,8 @@ def _print_report(report: Report, as_json: bool) -> None:
         table.add_row("samples put in order of time", str(report.sorted_samples))
     console = Console()
     console.print(table)
+    for note in report.notes:
+        console.print(f"note: {note}", soft_wrap=True, highlight=False)
     if report.samples:
         console.print(f"samples:  {report.output}", soft_wrap=True, highlight=False)
     else:

@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from timeexpert.data.media import is_features
     from timeexpert.errors import UserError
     from timeexpert.predict import Predictor, Request
+    from timeexpert.reports.class_picture import draw_steps
     from timeexpert.reports.timeline import draw_timeline
 
     if args.num_frames is not None and args.num_frames < 1:
@@ -55,8 +56,12 @@ def run(args: argparse.Namespace) -> int:
     if not args.no_png:
         picture = args.png or Path(f"{args.video.stem}.timeline.png")
         pictured = predictor.frames_for_display(args.video, clip.times_s)
+        drawn = (pictured, answer.frame_times_s, None, answer.events, clip.duration_s, args.prompt)
         try:
-            draw_timeline(pictured, answer.frame_times_s, None, answer.events, clip.duration_s, args.prompt, picture)
+            if args.task == "action_segmentation":  # without a label set: the actions that were told
+                draw_steps(*drawn, list(dict.fromkeys(e.text for e in answer.events if e.text)), picture)
+            else:
+                draw_timeline(*drawn, picture)
         except OSError as error:
             raise UserError(
                 f"{picture}: cannot be written: {error.strerror}. Choose another --png, or --no-png."

@@ -12,11 +12,12 @@ from pathlib import Path, PurePosixPath
 
 from timeexpert.config import ConfigError, load
 from timeexpert.data.formats import ConvertOptions, get
+from timeexpert.data.instructions import load_instructions
 from timeexpert.data.mixture import MixBy
 from timeexpert.errors import did_you_mean
 from timeexpert.paths import config_path
 
-TASK_TYPES = ("general", "dense_captioning", "moment_retrieval", "highlight_detection")
+TASK_TYPES = ("general", "dense_captioning", "moment_retrieval", "highlight_detection", "action_segmentation")
 ANNOTATIONS, VIDEOS, SAMPLES, SHARDS = "annotations", "videos", "samples", "shards"  # folders of a data root
 
 
@@ -24,10 +25,11 @@ ANNOTATIONS, VIDEOS, SAMPLES, SHARDS = "annotations", "videos", "samples", "shar
 class DatasetConfig:
     """One data set: what it is, where users get it, and where its files lie under a data root.
 
-    ``tasks``: which of the four task types its samples are (converters leave out others). ``licence``: as its page
+    ``tasks``: which of the task types its samples are (converters leave out others). ``licence``: as its page
     says; ``page`` and ``get``: where it is and what to fetch. ``format``: its converter. ``annotations``: files under
     ``annotations/``, ``*`` allowed; ``videos``: the folder under ``videos/`` from which the samples' video paths start;
-    ``video_template`` and ``clip_to_duration``: options of the converter. Paths cannot leave the root.
+    ``video_template`` and ``clip_to_duration``: options of the converter. ``instructions``: the file of questions
+    (``data/instructions``, or your own) that replace the format's. Paths cannot leave the root.
     """
 
     name: str
@@ -40,6 +42,7 @@ class DatasetConfig:
     videos: str
     video_template: str | None = None
     clip_to_duration: bool = False
+    instructions: str | None = None
 
     def __post_init__(self) -> None:
         if not self.name.replace("_", "").replace("-", "").isalnum():
@@ -66,6 +69,7 @@ class DatasetConfig:
             video_template=self.video_template,
             clip_to_duration=self.clip_to_duration,
             tasks=self.tasks,
+            instructions=load_instructions(self.instructions) if self.instructions is not None else None,
         )
 
     def annotation_files(self, root: Path) -> tuple[list[Path], list[str]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from timeexpert.errors import UserError
 
+from .action_steps import CLASSES, classes_of, step_problems
 from .index_table import TABLE, Entry, open_table
 from .media import Probe, describe, probe, require_media
 from .pool import Failed, WorkerPool
@@ -82,12 +83,23 @@ def _validate_lines(path: Path) -> tuple[Validation, dict[str, list[tuple[int, S
         earlier = first_line.setdefault(sample.id, line)
         if earlier != line:
             result.problems.append(f"{path}:{line}: id {sample.id!r} stands in line {earlier} already; ids are unique.")
+        result.problems += [f"{path}:{line}: {problem}" for problem in _steps(sample)]
         tasks[sample.task] += 1
         by_video.setdefault(sample.video, []).append((line, sample))
     result.videos, result.questions, result.tasks = len(by_video), sum(tasks.values()), dict(sorted(tasks.items()))
     if not result.questions and not result.problems:
         result.problems.append(f"{path}: holds no sample.")
     return result, by_video
+
+
+def _steps(sample: Sample) -> Iterable[str]:
+    """What is wrong with the steps of an action segmentation."""
+    if sample.task != "action_segmentation":
+        return
+    classes = classes_of(sample.meta)
+    if classes is None and CLASSES in sample.meta:
+        yield f"meta.{CLASSES} ({sample.meta[CLASSES]!r:.60}) must be a list of action names."
+    yield from (sentence for _, sentence in step_problems(sample.events.events, classes))
 
 
 def _against_file(result: Validation, video: str, samples: list[tuple[int, Sample]], found: Probe | Failed) -> None:
@@ -155,6 +167,7 @@ def _check_samples(path: Path) -> Iterable[str]:
             if sample.id in seen:
                 yield f"{path / entry.shard}: {entry.meta.name}: id {sample.id!r} is used twice; ids are unique."
             seen.add(sample.id)
+            yield from (f"{path / entry.shard}: {entry.meta.name}: {sample.id}: {p}" for p in _steps(sample))
             try:
                 replace(sample, duration_s=record.duration_s)
             except SampleError as error:

@@ -16,12 +16,12 @@ A text that reaches no class keeps its place in time under the name :data:`UNMAT
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from timeexpert.data.action_steps import words_of
 from timeexpert.data.formats.reading import FormatError, load_json
 
 from .errors import EvaluationError
@@ -50,12 +50,12 @@ class ClassNames:
         self._exact = set(names)
         self._words: dict[str, str] = {}
         for name in names:
-            other = self._words.setdefault(_words(name), name)
+            other = self._words.setdefault(words_of(name), name)
             if other is not name:
                 raise EvaluationError(f"classes {other!r} and {name!r} have the same words. Rename or drop one.")
         self._synonyms: dict[str, str] = {}
         for text, name in (synonyms or {}).items():
-            words = _words(text)
+            words = words_of(text)
             if name not in self._exact:
                 raise EvaluationError(f"synonym {text!r} points to {name!r}, which is no class. Use one of the names.")
             if {self._words.get(words, name), self._synonyms.setdefault(words, name)} != {name}:
@@ -67,6 +67,13 @@ class ClassNames:
                 self._by_word.setdefault(word, []).append(i)
         self._found: dict[str, tuple[str, str]] = {}
         self._asked: Counter[str] = Counter()
+
+    def name_of(self, text: str) -> str | None:
+        """The class that ``text`` is, by its characters, its words or a synonym; ``None`` where it is none."""
+        if text in self._exact:
+            return text
+        words = words_of(text)
+        return self._words.get(words) or self._synonyms.get(words)
 
     def match(self, text: str) -> str:
         """The class of ``text``, or :data:`UNMATCHED`; noted for :meth:`report`."""
@@ -102,7 +109,7 @@ class ClassNames:
     def _look_up(self, text: str) -> tuple[str, str]:
         if text in self._exact:
             return text, "exact"
-        words = _words(text)
+        words = words_of(text)
         if words in self._words:
             return self._words[words], "normalised"
         if words in self._synonyms:
@@ -150,9 +157,3 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise EvaluationError(f"{path}: cannot be read: {error}.") from None
-
-
-def _words(text: str) -> str:
-    """``Cut_Tomato.`` -> ``cut tomato``."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join("".join(c if c.isalnum() or unicodedata.combining(c) else " " for c in folded).split())

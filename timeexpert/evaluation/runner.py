@@ -24,7 +24,7 @@ from .records import Answer, Told, answer_row
 from .results import Scored
 from .tasks import score_task, task_named
 
-SCORED_TASKS = ("moment_retrieval", "dense_captioning", "highlight_detection")
+SCORED_TASKS = ("moment_retrieval", "dense_captioning", "highlight_detection", "action_segmentation")
 
 
 def choose(samples: Sequence[Sample], max_per_task: int | None, tasks: Sequence[str] = SCORED_TASKS) -> list[Sample]:

@@ -124,6 +124,46 @@ def paired_differences(
     return {name: rows[name] for name in ours if name in rows}
 
 
+def mean_intervals(
+    groups: Sequence[Sequence[Scores]], *, level: float = 0.95, samples: int = 1000, seed: int = 0
+) -> list[dict[str, dict[str, Any]]]:
+    """For each group of :class:`Scores` on the same items (one per seed of training) the mean of every figure.
+
+    Rows of ``mean``, its bootstrap ``interval`` over the items, and ``difference`` from the first group with
+    ``difference_interval``; one draw of items serves all. Raises :class:`EvaluationError` where items differ.
+    """
+    _check(level, samples)
+    flat = [scores for group in groups for scores in group]
+    for scores in flat:
+        if list(scores.items) != list(flat[0].items):
+            raise EvaluationError(
+                f"{flat[0].family}: {len(flat[0].items)} items are scored in one run and {len(scores.items)}, or "
+                "others, in another. Runs compare on the same questions only."
+            )
+    drawn = iter(_resampled(flat, samples, seed) or [])
+    means = [{name: _mean([s.figures()[name] for s in group]) for name in group[0].figures()} for group in groups]
+    of_items = [[next(drawn, None) for _ in group] for group in groups]
+    rows = []
+    for mean, draws in zip(means, of_items, strict=True):
+        row: dict[str, dict[str, Any]] = {}
+        for name, value in mean.items():
+            first = means[0][name]
+            cell: dict[str, Any] = {"mean": value, "interval": None, "difference": None, "difference_interval": None}
+            cell["difference"] = None if value is None or first is None else value - first
+            if draws[0] is not None and of_items[0][0] is not None:
+                own, base = (np.mean([d[name] for d in one if d is not None], axis=0) for one in (draws, of_items[0]))
+                cell["interval"] = _interval(own, level)
+                cell["difference_interval"] = _interval(own - base, level)
+            row[name] = cell
+        rows.append(row)
+    return rows
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
+
+
 def _resampled(of: Sequence[Scores], samples: int, seed: int) -> list[dict[str, NDArray[np.float64]]] | None:
     """Figures of ``samples`` draws, the same draws for each of ``of``; ``None`` with fewer than two items."""
     count = len(of[0].items)

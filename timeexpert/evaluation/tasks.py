@@ -18,21 +18,18 @@ from timeexpert.tokenization import EventSequence
 from . import answer_text, captioning, choices, grounding, highlight_text, highlights, multi_segment, segmentation
 from .caption_events import TimedCaptions
 from .captioning import dense_captioning
-from .class_names import ClassNames
 from .errors import MISSING, EvaluationError
-from .frame_labels import FrameLabels
 from .meteor import INSTALL, Meteor, MeteorError
 from .moment_map import CONVENTIONS as moment_map_conventions
 from .moment_map import moment_map
 from .records import Told
 from .scores import Scores
+from .segmentation_answers import score_segmentations
 from .soda import CONVENTIONS as soda_conventions
 from .soda import soda
 
 T = TypeVar("T")
 Answers = Sequence[Told | None]
-FRAMES_PER_S = 15.0  # action segmentation of events: the rate of Breakfast and GTEA
-MAX_FRAMES = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -156,44 +153,7 @@ def _references(samples: Sequence[Sample]) -> list[list[EventSequence]]:
 
 
 def _action_segmentation(samples: Sequence[Sample], told: Answers, convention: str) -> Scores:
-    """Events as frames, 15 a second; told texts are matched to the classes that the truth uses."""
-    classes = ClassNames(sorted({event.text for s in samples for event in s.events}))
-    truth: dict[str, FrameLabels] = {}
-    answers: dict[str, FrameLabels | None] = {}
-    left_out = 0
-    for sample, answer in zip(samples, (with_times(t, convention) for t in told), strict=True):
-        events = [(e.start_s, e.end_s, e.text) for e in sample.events if e.start_s is not None and e.end_s is not None]
-        if len(events) != len(sample.events):
-            raise EvaluationError(f"{sample.id}: truth must hold events that all have times; leave other videos out.")
-        seconds = sample.duration_s or max(end_s for _, end_s, _ in events)
-        frames = max(1, round(seconds * FRAMES_PER_S))
-        if frames > MAX_FRAMES:
-            raise EvaluationError(
-                f"{sample.id}: a video of {seconds} s is longer than can be scored. Correct its times."
-            )
-        rate = {"num_frames": frames, "frames_per_s": FRAMES_PER_S}
-        truth[sample.id], _ = FrameLabels.from_events(events, **rate)  # type: ignore[arg-type]
-        if answer is None:
-            continue
-        labels = None
-        if answer.problem is None:
-            spoken = zip(answer.segments_s, answer.texts or ("",) * len(answer.segments_s), strict=True)
-            named = [(*segment, classes.match(text)) for segment, text in spoken]
-            labels, bad = FrameLabels.from_events(named, **rate)  # type: ignore[arg-type]
-            left_out += bad
-        answers[sample.id] = labels
-    scores = segmentation.action_segmentation(truth, answers, convention=convention)
-    report = classes.report()
-    counts = {"texts": report["texts"], "unmatched_texts": report["unmatched"], "events_left_out": left_out}
-    policies = {"frames_per_s": FRAMES_PER_S, "nearest_class_threshold": report["threshold"]}
-    worst = [text for text, _ in report["unmatched_texts"][:5]]
-    notes = [f"{report['unmatched']} of {report['texts']} texts are no class, such as {worst}."] if worst else []
-    return replace(
-        scores,
-        counts={**scores.counts, **counts},
-        policies={**scores.policies, **policies},
-        notes=[*scores.notes, *notes],
-    )
+    return score_segmentations(samples, [with_times(t, convention) for t in told], convention)
 
 
 def _multiple_choice(samples: Sequence[Sample], told: Answers, convention: str) -> Scores:

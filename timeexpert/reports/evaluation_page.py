@@ -9,7 +9,11 @@ from typing import Any
 
 from timeexpert.evaluation.records import Told
 from timeexpert.evaluation.results import Case, Scored, worst_and_best
+from timeexpert.evaluation.segmentation_answers import segmentations
+from timeexpert.evaluation.tasks import with_times
 
+from .class_bars import CSS as BARS_CSS
+from .class_bars import ClassBar, class_bars, class_legend, class_lines
 from .event_lines import CSS as LINES_CSS
 from .event_lines import Bar, event_lines
 from .style import cards, notes, page, table, write_html
@@ -17,7 +21,11 @@ from .style import cards, notes, page, table, write_html
 CASES = 6  # of the worst, and of the best
 COUNTS = ("questions", "answered", "parsed", "missing")
 MAX_TEXT, MAX_EVENTS = 600, 200
-CSS = ".ex { background: var(--card); border-radius: 8px; padding: .6rem .9rem; margin: .6rem 0; } " + LINES_CSS
+CSS = (
+    ".ex { background: var(--card); border-radius: 8px; padding: .6rem .9rem; margin: .6rem 0; } "
+    + LINES_CSS
+    + BARS_CSS
+)
 
 
 def write_evaluation_page(
@@ -48,10 +56,14 @@ def _body(title: str, document: Mapping[str, Any], scored: Mapping[str, Scored],
         said |= {key: value for key, value in task["counts"].items() if key not in COUNTS}
         yield f'<p class="muted">{escape("; ".join(f"{k}: {v}" for k, v in said.items()))}</p>'
         worst, best = worst_and_best(scored[name], CASES)
+        steps = _steps(scored[name], task["convention"]) if name == "action_segmentation" else {}
+        shown = [steps[case.sample.id] for case in (*worst, *best) if case.sample.id in steps]
+        if shown:
+            yield class_legend([bar for bars in shown for side in bars for bar in side or ()])
         for heading, cases in (("Worst", worst), ("Best", best)):
             if cases:
                 yield f"<h3>{heading}</h3>"
-                yield from map(_case, cases)
+                yield from (_case(case, steps.get(case.sample.id)) for case in cases)
     if "interval" in document:
         told = document["interval"]
         yield (
@@ -64,7 +76,17 @@ def _interval(interval: Any) -> str:
     return "\u2013" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}"
 
 
-def _case(case: Case) -> str:
+def _steps(scored: Scored, convention: str) -> dict[str, tuple[list[ClassBar], list[ClassBar] | None]]:
+    """The true and the told steps of each video of an action segmentation, by the id of its sample."""
+    found = segmentations(scored.samples, [with_times(told, convention) for told in scored.told])
+    names = found.names
+    return {
+        item: (class_bars(truth, names), None if (told := found.told.get(item)) is None else class_bars(told, names))
+        for item, truth in found.truth.items()
+    }
+
+
+def _case(case: Case, steps: tuple[list[ClassBar], list[ClassBar] | None] | None = None) -> str:
     sample, told = case.sample, case.told
     true = [Bar(*_ends(e.start_s, e.end_s), _label(e.text, e.scores)) for e in sample.events if e.start_s is not None]
     longest = sample.duration_s or max((bar.end_s for bar in true), default=0.0) * 1.25
@@ -72,7 +94,10 @@ def _case(case: Case) -> str:
         f"<b>{escape(case.figure)} {case.value:.4g}</b> {escape(sample.prompt[:MAX_TEXT])}"
         f'<br><span class="muted">{escape(sample.id)} \u00b7 {escape(sample.video)}</span>'
     )
-    drawn = event_lines(longest, true[:MAX_EVENTS], _bars(told)) if longest > 0 else _texts(case)
+    if steps is not None:
+        drawn = class_lines(longest, *steps)
+    else:
+        drawn = event_lines(longest, true[:MAX_EVENTS], _bars(told)) if longest > 0 else _texts(case)
     return f'<div class="ex">{head}{drawn}{_problem(told)}</div>'
 
 

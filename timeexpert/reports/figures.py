@@ -14,9 +14,14 @@ FIGURES = {
     "caption_exact_match_0.5": "caption match",
     "map": "highlight mAP",
     "hit1": "HIT@1",
+    "accuracy": "frame accuracy",
+    "edit": "Edit",
+    "f1_0.1": "segment F1@10",
+    "f1_0.25": "segment F1@25",
+    "f1_0.5": "segment F1@50",
     "parse_rate": "answers parsed",
 }
-SECTIONS = ("moment_retrieval", "dense_captioning", "highlight_detection")
+SECTIONS = ("moment_retrieval", "dense_captioning", "highlight_detection", "action_segmentation")
 
 
 def _figures(row: Record) -> dict[str, float]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from timeexpert.tokenization import EventSequence
 
 from . import charts, style
+from .class_picture import draw_steps
 from .errors import ReportError
 from .experts import expert_report
 from .experts_page import experts_sections
@@ -29,7 +30,7 @@ LOSSES = {"loss": "total", "loss_text": "text", "loss_time": "time", "loss_score
 @dataclass(frozen=True, eq=False)
 class Example:
     """One held-out question with its answers. ``frames`` is uint8 [n, H, W, 3]; ``prediction`` is ``None`` where
-    the answer did not parse, ``truth`` where it is unknown."""
+    the answer did not parse, ``truth`` where it is unknown. ``classes``: the label set of an action segmentation."""
 
     frames: NDArray[np.uint8]
     frame_times_s: Sequence[float]
@@ -38,6 +39,7 @@ class Example:
     prompt: str
     duration_s: float
     video: str
+    classes: tuple[str, ...] | None = None
 
 
 def write_report(run: Path, examples: Sequence[Example] = ()) -> Path:
@@ -77,7 +79,7 @@ def _headline(files: RunFiles) -> str:
     cards: dict[str, str] = {}
     if rows:
         stage, figures = list(rows.items())[-1]
-        for key in ("r1_0.5", "miou", "f1", "hit1"):
+        for key in ("r1_0.5", "miou", "f1", "hit1", "f1_0.25", "edit"):
             if figures.get(key) is not None:
                 cards[f"{FIGURES[key]} after {stage}"] = f"{figures[key]:.1f}"
     parse_rate = number(files.summary, "parse_rate")
@@ -206,14 +208,11 @@ def _examples(examples: Sequence[Example], missing: list[str]) -> list[str]:
         return ['<p class="muted">No examples.</p>']
     out = []
     for example in examples:
-        png = draw_timeline(
-            example.frames,
-            example.frame_times_s,
-            example.truth,
-            example.prediction,
-            example.duration_s,
-            example.prompt,
-        )
+        told = (example.truth, example.prediction, example.duration_s, example.prompt)
+        if example.classes is None:
+            png = draw_timeline(example.frames, example.frame_times_s, *told)
+        else:
+            png = draw_steps(example.frames, example.frame_times_s, *told, example.classes)
         said = _words(example.prediction) if example.prediction is not None else "did not parse"
         alt = f"{example.prompt} Truth: {_words(example.truth)}. Predicted: {said}."
         caption = f'<p class="muted">{escape(example.video)}, {example.duration_s:.1f} s</p>'

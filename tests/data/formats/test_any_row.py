@@ -23,6 +23,9 @@ GOOD = {
     "lighthouse": {"qid": 1, "query": "a", "duration": 9, "vid": "v", "relevant_windows": [[2, 4]]},
     "etbench": {"version": 1.0, "idx": 0, "task": "dvc", "video": "a.mp4", "q": "?", "tgt": [[1, 2]], "g": ["a"]},
     "museg": {"problem": "Find 'a'.", "solution": [[1, 2]], "video": "a.mp4"},
+    "industry_asm": {
+        "video": "a.mp4", "process": "P", "QA": [{"q": "?", "a": "1 - 2 seconds, cut.\n2 - 3 seconds, x."}],
+    },
     "timeit": {"video": "a.mp4", "QA": [{"q": "?", "a": "1.0 - 2.0 seconds, cut."}]},
     "trace": {
         "video": "a.mp4", "times": [[1, 2]], "scores": [[]],

@@ -60,6 +60,7 @@ def test_the_report_as_json_counts_rows_samples_rejections_and_cuts(folder, caps
         "rejected": {"malformed": 1},
         "clipped_ends": 1,
         "sorted_samples": 0,
+        "notes": [],
     }
     assert {row["source"] for row in rows(out)} == {"mine"}
 

@@ -15,6 +15,7 @@ from timeexpert.data.formats import (
     charades_sta,
     choice_csv,
     etbench,
+    industry_asm,
     internvid,
     lighthouse,
     llava,
@@ -33,7 +34,6 @@ from timeexpert.data.formats import (
     youcook2,
 )
 from timeexpert.data.formats.base import Converted, ConvertOptions, Format, Rejected, read_durations
-from timeexpert.data.formats.prompts import prompt_for
 from timeexpert.data.formats.reading import FormatError, peek
 from timeexpert.errors import did_you_mean
 
@@ -47,15 +47,14 @@ __all__ = [
     "convert",
     "detect",
     "get",
-    "prompt_for",
     "read_durations",
 ]
 
 # in the order in which detect() asks them: the more particular one first
 _MODULES = (
-    charades_sta, choice_csv, samples, qvhighlights, lighthouse, etbench, museg, timeit, trace, llava_image, llava,
-    timed_clips, youcook2, caption_coco, activitynet_captions, videochatgpt, textvr, sharegpt4video, internvid, star,
-    moment10m,
+    charades_sta, choice_csv, samples, qvhighlights, lighthouse, etbench, museg, industry_asm, timeit, trace,
+    llava_image, llava, timed_clips, youcook2, caption_coco, activitynet_captions, videochatgpt, textvr,
+    sharegpt4video, internvid, star, moment10m,
 )  # fmt: skip
 FORMATS: dict[str, Format] = {module.FORMAT.name: module.FORMAT for module in _MODULES}
 

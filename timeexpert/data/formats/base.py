@@ -13,8 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from timeexpert.data.formats.prompts import prompt_for
+from timeexpert.data.action_steps import CLASSES, step_problems
 from timeexpert.data.formats.reading import FormatError, Row, load_json
+from timeexpert.data.instructions import ASK_ABOUT, Instructions, default_instructions
+from timeexpert.data.label_sets import LabelError, LabelSets
 from timeexpert.data.records import DURATION_TOLERANCE_S, TASKS, Sample, SampleError
 from timeexpert.tokenization import Event, EventError, EventSequence
 
@@ -29,6 +31,8 @@ class ConvertOptions:
     format has none. ``video_template`` makes the sample's video path from ``{id}`` (the video's id, or its file
     name without ending) and ``{path}`` (as the file says). ``clip_to_duration`` cuts ends past the video's end,
     which are otherwise refused beyond ``DURATION_TOLERANCE_S``. ``tasks`` keeps only samples of these tasks.
+    ``instructions`` asks with these questions also where the format has questions of its own, general ones apart;
+    without it those are kept. ``labels``: label sets of action segmentation. ``split`` keeps rows that name that split.
     """
 
     source: str | None = None
@@ -36,6 +40,9 @@ class ConvertOptions:
     video_template: str | None = None
     clip_to_duration: bool = False
     tasks: tuple[str, ...] = TASKS
+    instructions: Instructions | None = None
+    labels: LabelSets | None = None
+    split: str | None = None
 
     def __post_init__(self) -> None:
         template = self.video_template
@@ -110,13 +117,18 @@ Drafts = Iterator[Draft | Fault | Sample]
 
 @dataclass(frozen=True)
 class Format:
-    """A published annotation format: how its rows are read, told from others, and turned into samples."""
+    """A published annotation format: how its rows are read, told from others, and turned into samples.
+
+    ``write`` makes a row of a sample, where that can be done. ``splits``: published numbers of videos.
+    """
 
     name: str
     description: str
     rows: Callable[[Path], Iterator[Row]]
     matches: Callable[[Any], bool]
     drafts: Callable[[Row], Drafts]
+    write: Callable[[Sample], dict[str, Any]] | None = None
+    splits: Mapping[str, int] = field(default_factory=dict)
 
     def convert(
         self, path: str | Path, options: ConvertOptions | None = None, rows: Iterable[Row] | None = None
@@ -158,7 +170,7 @@ class Format:
         try:
             for draft in self.drafts(row):
                 empty = False
-                if not isinstance(draft, Draft) or draft.task in options.tasks:
+                if isinstance(draft, Fault) or (_in_split(draft, options) and draft.task in options.tasks):
                     yield self._finish(draft, row, stem, options)
         except RowError as error:
             yield Rejected(row.where, error.kind, error.reason, row.value)
@@ -198,16 +210,16 @@ def finish(draft: Draft, source: str, stem: str, options: ConvertOptions) -> Sam
     if not events:
         raise RowError("no_label", "there are no events: nothing to learn or to score.")
     timed = all(event.start_s is not None for event in events)
-    ordered = sorted(events, key=lambda event: event.times_s) if timed else events
     meta = dict(draft.meta)
+    if draft.task == "action_segmentation":
+        meta |= _steps_checked(events, meta, options)
+    ordered = sorted(events, key=lambda event: event.times_s) if timed else events
     if ordered != events:
         meta["sorted"] = True
     if clipped:
         meta["clipped_ends_s"] = clipped
     sample_id = f"{source}:{stem}:{draft.key}"
-    prompt = draft.prompt
-    if prompt is None:
-        prompt = prompt_for(draft.task, sample_id, draft.query)
+    prompt = _question(draft, events, sample_id, options)
     return Sample(
         id=sample_id,
         video=video,
@@ -218,6 +230,43 @@ def finish(draft: Draft, source: str, stem: str, options: ConvertOptions) -> Sam
         source=source,
         meta=meta,
     )
+
+
+def _in_split(draft: Draft | Sample, options: ConvertOptions) -> bool:
+    """Whether a draft is of the split that is asked for. Raises :class:`RowError` where it does not say."""
+    said = draft.meta.get("split", draft.meta.get("subset"))
+    if options.split is not None and said is None:
+        raise RowError("no_split", "the row names no split ('split'). Convert it without --split.")
+    return options.split in (None, said)
+
+
+def _steps_checked(events: Sequence[Event], meta: Mapping[str, Any], options: ConvertOptions) -> dict[str, Any]:
+    """What ``meta`` gains from the label sets. Raises :class:`RowError` for the first step that breaks a rule."""
+    gained: dict[str, Any] = {}
+    if options.labels is not None:
+        try:
+            process = options.labels.of(meta.get("process"))
+        except LabelError as error:
+            raise RowError("unknown_process", str(error)) from None
+        gained[CLASSES] = list(process.actions)
+        if process.category is not None:
+            gained["category"] = process.category
+    for kind, sentence in step_problems(events, gained.get(CLASSES)):
+        raise RowError(kind, sentence)
+    return gained
+
+
+def _question(draft: Draft, events: Sequence[Event], sample_id: str, options: ConvertOptions) -> Any:
+    """What is asked: the format's own question, or one of the instructions."""
+    own = draft.prompt
+    if own is not None and (options.instructions is None or draft.task == "general"):
+        return own
+    query, texts = draft.query, {event.text for event in events}
+    if query is None and draft.task in ASK_ABOUT:
+        if own is not None and (len(texts) > 1 or "" in texts):  # it asks about no one thing
+            return own
+        query = texts.pop()
+    return (options.instructions or default_instructions()).question(draft.task, sample_id, query)
 
 
 def number(value: Any, name: str) -> float:
