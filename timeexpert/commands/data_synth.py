@@ -7,6 +7,16 @@ from pathlib import Path
 
 HELP = "make labelled MP4 videos of moving shapes, with questions for every task and exact answers"
 
+# flag, unit, what it is, its default, its default with --actions
+LENGTHS = (
+    ("min-duration-s", "S", "shortest video", 20.0, 60.0),
+    ("max-duration-s", "S", "longest video", 40.0, 120.0),
+    ("min-events", "N", "fewest events per video", 2, 8),
+    ("max-events", "N", "most events per video", 3, 14),
+    ("min-event-s", "S", "shortest event", 5.0, 4.0),
+    ("max-event-s", "S", "longest event", 10.0, 7.0),
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``timeexpert data synth``."""
@@ -25,12 +35,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--repeats", type=int, default=1, metavar="N", help="a shape is on up to N pictures of a slide show (default 1)"
     )
-    parser.add_argument("--min-duration-s", type=float, default=20.0, metavar="S", help="shortest video (default 20)")
-    parser.add_argument("--max-duration-s", type=float, default=40.0, metavar="S", help="longest video (default 40)")
-    parser.add_argument("--min-events", type=int, default=2, metavar="N", help="fewest events per video (default 2)")
-    parser.add_argument("--max-events", type=int, default=3, metavar="N", help="most events per video (default 3)")
-    parser.add_argument("--min-event-s", type=float, default=5.0, metavar="S", help="shortest event (default 5)")
-    parser.add_argument("--max-event-s", type=float, default=10.0, metavar="S", help="longest event (default 10)")
+    parser.add_argument(
+        "--actions",
+        type=int,
+        default=0,
+        metavar="N",
+        help="long videos of steps with labels from a set of N (2 to 24), asked for their action segmentation",
+    )
+    for name, unit, what, default, of_actions in LENGTHS:
+        parser.add_argument(
+            f"--{name}",
+            type=int if unit == "N" else float,
+            metavar=unit,
+            help=f"{what} (default {default}; with --actions {of_actions})",
+        )
     parser.add_argument(
         "--persistent",
         type=float,
@@ -63,6 +81,11 @@ def run(args: argparse.Namespace) -> int:
     from timeexpert.data.scenes import SynthConfig
     from timeexpert.data.synthetic import synthesise
 
+    lengths = {}
+    for name, _, _, default, of_actions in LENGTHS:
+        field = name.replace("-", "_")
+        given = getattr(args, field)
+        lengths[field] = given if given is not None else of_actions if args.actions else default
     config = SynthConfig(
         videos=args.videos,
         seed=args.seed,
@@ -70,14 +93,10 @@ def run(args: argparse.Namespace) -> int:
         slides=args.slides,
         every_size=args.every_size,
         repeats=args.repeats,
-        min_duration_s=args.min_duration_s,
-        max_duration_s=args.max_duration_s,
-        min_events=args.min_events,
-        max_events=args.max_events,
-        min_event_s=args.min_event_s,
-        max_event_s=args.max_event_s,
+        actions=args.actions,
         persistent=args.persistent,
         highlight_from=args.highlight_from,
+        **lengths,
     )
     if args.clips is not None:
         check_clips(args.clips)  # before the videos are made

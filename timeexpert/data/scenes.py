@@ -42,6 +42,7 @@ MIN_EVENT_S = 0.2  # times are written in tenths: a shorter event could start wh
 MIN_RADIUS, MAX_RADIUS = 0.13, 0.26  # of the shorter side
 STILL_RADII = (0.17, 0.215)  # of shapes that neither grow nor shrink
 LEAST_GROWTH = 0.05  # what can be seen as growing
+MAX_STEPS = 60  # of a video of actions
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ class SynthConfig:
     ``every_size``: shapes are of all sizes, and those that grow or shrink pass through any part of the range, so that
     only a look at a shape tells its score. General questions about images and slides ask for the size; the highlight
     of a slide show's shape is its picture.
+    ``actions``: long videos of steps that follow one another, whose labels come from a set of so many
+    (:mod:`timeexpert.data.action_scenes`); they are asked for their action segmentation, and with the task
+    ``moment_retrieval`` for the moment of each action that comes once.
     """
 
     videos: int = 100
@@ -62,6 +66,7 @@ class SynthConfig:
     slides: bool = False
     every_size: bool = False
     repeats: int = 1
+    actions: int = 0
     min_duration_s: float = 20.0
     max_duration_s: float = 40.0
     min_events: int = 2
@@ -79,8 +84,11 @@ class SynthConfig:
             raise UserError(f"videos ({self.videos}) must be 1 or more.")
         if self.seed < 0:
             raise UserError(f"seed ({self.seed}) must be 0 or more.")
-        if not 1 <= self.min_events <= self.max_events <= 6:
-            raise UserError(f"events ({self.min_events} to {self.max_events}) must be between 1 and 6, smallest first.")
+        most = MAX_STEPS if self.actions else 6
+        if not 1 <= self.min_events <= self.max_events <= most:
+            raise UserError(
+                f"events ({self.min_events} to {self.max_events}) must be between 1 and {most}, smallest first."
+            )
         if not 0 < self.min_duration_s <= self.max_duration_s <= MAX_DURATION_S:
             raise UserError(
                 f"durations ({self.min_duration_s} to {self.max_duration_s} s) must be positive, smallest first, and "
@@ -95,6 +103,8 @@ class SynthConfig:
             )
         if self.repeats < 1 or (self.repeats > 1 and not self.slides):
             raise UserError(f"repeats ({self.repeats}) must be 1 or more, and is for slides.")
+        if self.actions:
+            self._check_actions()
         of_events = not self.images and not self.slides  # whose lengths are drawn
         if of_events and not MIN_EVENT_S <= self.min_event_s <= self.max_event_s <= self.min_duration_s:
             raise UserError(
@@ -118,6 +128,20 @@ class SynthConfig:
             if task not in TASKS:
                 raise UserError(f"tasks: {task!r} is not one of {', '.join(TASKS)}.")
 
+    def _check_actions(self) -> None:
+        if not 2 <= self.actions <= len(COLOURS) * len(SHAPES):
+            raise UserError(
+                f"actions ({self.actions}) is the size of a label set, 2 to {len(COLOURS) * len(SHAPES)} (0: none)."
+            )
+        for name in ("images", "slides", "every_size", "persistent"):
+            if getattr(self, name):
+                raise UserError(f"actions and {name} are both set: a video is made of steps or of shapes. Set one.")
+        if self.min_events * self.max_event_s > self.min_duration_s:
+            raise UserError(
+                f"{self.min_events} steps (min_events) of {self.max_event_s:g} s (max_event_s) do not fit into the "
+                f"shortest video ({self.min_duration_s:g} s). Lower either, or raise min_duration_s."
+            )
+
 
 @dataclass(frozen=True)
 class ShapeEvent:
@@ -136,6 +160,7 @@ class ShapeEvent:
     radius: float
     end_radius: float
     persistent: bool = False
+    label: str = ""  # of a step in a video of actions
 
     @property
     def name(self) -> str:
@@ -213,15 +238,15 @@ def make_scene(config: SynthConfig, index: int) -> Scene:
         x = float(np.clip(x + rng.uniform(-0.06, 0.06), 0.24, 0.76))
         y = float(np.clip(y + rng.uniform(-0.03, 0.03), 0.24, 0.76))
         for start_s, end_s in spans:
-            radii = _radii(action, rng, config.every_size)
+            sizes = radii(action, rng, config.every_size)
             persistent = bool(rng.random() < config.persistent and action != "appear")
-            events.append(ShapeEvent(colour, shape, action, start_s, end_s, x, y, *radii, persistent))
+            events.append(ShapeEvent(colour, shape, action, start_s, end_s, x, y, *sizes, persistent))
     events.sort(key=lambda e: (e.start_s, e.end_s))
     return Scene(f"{kind}-{config.seed:03d}-{index:05d}", duration_s, fps, height, width, tuple(events), seed)
 
 
-def _radii(action: str, rng: np.random.Generator, every_size: bool) -> tuple[float, float]:
-    """At the start and at the end of an event. The first draw is made for every shape, also where it is not used."""
+def radii(action: str, rng: np.random.Generator, every_size: bool) -> tuple[float, float]:
+    """The radius at the start and at the end of an event, as shares of the shorter side. The first draw is made for every shape, also where it is not used."""
     still = float(rng.uniform(*((MIN_RADIUS, MAX_RADIUS) if every_size else STILL_RADII)))
     if action not in ("grow", "shrink"):
         return still, still

@@ -1,8 +1,8 @@
 """Labelled MP4s made by us: coloured shapes that appear, move, grow, shrink and rotate.
 
 Every video is a real file, encoded by a real codec at one of several frame rates and sizes; the questions
-cover all four task types, and the ground truth (times, captions, saliency) is exact. The same seed gives the
-same files.
+cover all task types but masks, and the ground truth (times, captions, saliency, labels) is exact. The same seed gives
+the same files.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from PIL import Image, ImageDraw
 from timeexpert.data.records import Sample, write_samples
 from timeexpert.errors import UserError
 
+from .action_scenes import action_questions, make_action_scene
 from .scene_questions import questions
 from .scenes import COLOURS, Scene, ShapeEvent, SynthConfig, make_scene
 
@@ -97,11 +98,11 @@ def encode(scene: Scene, path: Path) -> None:
 
 def _make(job: tuple[SynthConfig, int, str]) -> list[Sample]:
     config, index, media = job
-    scene = make_scene(config, index)
+    scene = make_action_scene(config, index) if config.actions else make_scene(config, index)
     path = Path(media) / f"{scene.name}.mp4"
     if not path.is_file():
         encode(scene, path)
-    return questions(scene, config)
+    return action_questions(scene, config) if config.actions else questions(scene, config)
 
 
 def synthesise(config: SynthConfig, out: Path, *, workers: int = 1) -> Iterator[int]:
@@ -138,13 +139,18 @@ def synthesise(config: SynthConfig, out: Path, *, workers: int = 1) -> Iterator[
 def check_synthesised(config: SynthConfig, out: Path) -> None:
     """Raise :class:`UserError` when ``out`` holds videos of another configuration."""
     settings = out / SETTINGS
-    if settings.is_file() and _json(settings) != _settings(config):
+    if not settings.is_file():
+        return
+    made = _json(settings)
+    if isinstance(made, dict):
+        made = _settings(SynthConfig()) | made  # a setting that did not exist then had what is now its default
+    if made != _settings(config):
         raise UserError(
             f"{settings}: this folder holds videos of another configuration. Use another folder or remove it."
         )
 
 
-def _settings(config: SynthConfig) -> object:
+def _settings(config: SynthConfig) -> dict[str, object]:
     return json.loads(json.dumps(asdict(config)))
 
 

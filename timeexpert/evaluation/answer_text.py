@@ -12,6 +12,10 @@ The strict rules, in the order of the text:
 - A span with a negative number is void. So are three or more times in a row of joins (``2024-05-01``, ``1-2-3``).
 - A reversed span is kept as it was written: it overlaps nothing, and it counts as parsed.
 - Every span is read; metrics of one window take the first. A text without a span did not parse (``None``).
+- Where every line of a text is ``start - end seconds, caption.`` (IndustryASM's answers, and those of
+  :mod:`timeexpert.tokenization.answer_lines`), a line is an event: a span inside its caption is part of the caption
+  (``cook for 2 to 3 minutes``), and its last full stop is not.
+- Highlights are a list of times and a list of scores of one length (TimeIT's answer); any other text has none.
 
 The other readings are listed in :data:`READINGS` and live in :mod:`.reference_readings`.
 """
@@ -59,6 +63,15 @@ _PLAIN = re.compile(
     r"(\d{1,12}(?:\.\d{1,12})?)(?: ?s| seconds?)?[.!]?(?:</answer>)?\s*",
     re.ASCII,
 )
+# One event on one line. A caption in which the next event begins is an answer on one line, which is read by its spans.
+_LINE = re.compile(rf"\s*({_DIGITS}) ?- ?({_DIGITS}) ?(?:seconds?|s), ?(.+)", re.ASCII)
+_NEXT = re.compile(rf"{_DIGITS} ?- ?{_DIGITS} ?(?:seconds?|s),|[.;!?]\s+{_DIGITS}\s*{_UNIT}?\s*(?:-|to\b)", re.ASCII)
+_LIST = rf"{_DIGITS}(?:, ?{_DIGITS})*"
+_HIGHLIGHTS = re.compile(
+    rf"\s*(?:There (?:are|is) (\d{{1,6}}) highlight moments?|The highlight timestamps are) in the ({_LIST}) seconds?\. "
+    rf"Their saliency scores are ({_LIST})\.?\s*",
+    re.ASCII,
+)
 _DASHES = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u301c\uff0d", "-") | {"\uff5e": "~"})
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -86,10 +99,24 @@ def read_spans(text: str) -> list[Segment] | None:
 def read_events(text: str) -> list[tuple[float, float, str]] | None:
     """Every (start_s, end_s, caption): a caption is the text from behind its span up to the next span."""
     text = _normal(text)
+    lines = _events_on_lines(text)
+    if lines is not None:
+        return lines
     spans = _located_spans(text)
     until = [begin for _, _, begin, _ in spans[1:]] + [len(text)]
     captions = [_caption(text[span[3] : end]) for span, end in zip(spans, until, strict=False)]
     return [(span[0], span[1], caption) for span, caption in zip(spans, captions, strict=True)] or None
+
+
+def read_highlights(text: str) -> list[tuple[float, float]] | None:
+    """(seconds, score) of each highlight of TimeIT's answer; ``None`` for any other text, and where counts differ."""
+    match = _HIGHLIGHTS.fullmatch(_normal(text))
+    if match is None:
+        return None
+    times, scores = ([float(n) for n in match[group].split(",")] for group in (2, 3))
+    if len(times) != len(scores) or (match[1] and int(match[1]) != len(times)):
+        return None
+    return list(zip(times, scores, strict=True))
 
 
 def read_moment(text: str) -> float | None:
@@ -120,6 +147,19 @@ EVENT_READINGS: Mapping[str, Callable[[str], list[tuple[float, float, str]] | No
 def read_segments(text: str, reading: str = "strict") -> list[Segment] | None:
     """The segments that a reading finds in a text; ``None`` where it finds none. Raises on an unknown reading."""
     return chosen(READINGS, reading, "reading of segments")(text)
+
+
+def _events_on_lines(text: str) -> list[tuple[float, float, str]] | None:
+    """Events of a text whose every line is one; ``None`` for any other text."""
+    events = []
+    for line in text.splitlines():
+        if not line.strip():
+            continue
+        match = _LINE.fullmatch(line)
+        if match is None or _NEXT.search(match[3]):
+            return None
+        events.append((float(match[1]), float(match[2]), match[3].strip().removesuffix(".").rstrip()))
+    return events or None
 
 
 def _normal(text: str) -> str:

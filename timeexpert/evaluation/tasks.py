@@ -107,7 +107,7 @@ def _highlights(samples: Sequence[Sample], told: Answers, convention: str) -> Sc
 
 def _points(told: Told) -> Any:
     if told.from_text:
-        return None  # no reading of scores from free text is defined: it did not parse
+        return answer_text.read_highlights(told.text or "")
     if told.clip_scores is not None:
         return highlights.clip_points(told.clip_scores)
     return [(start_s, score) for (start_s, _), score in zip(told.segments_s, told.scores, strict=False)]
