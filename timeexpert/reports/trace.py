@@ -116,7 +116,7 @@ def trace(predictor: Predictor, request: Request) -> ExpertTrace:
     fallbacks = list(torch.cat([routed.fallback for routed in answer.routed], 1))
     types = model.token_types(ids[None])[0]
     frames = _frames(prediction, types, torch.stack(masks, 1))
-    written = words(predictor.codec, answer.tokens[:-1])
+    written = words(predictor.answering.codec, answer.tokens[:-1])
     tokens = [
         TokenTrace(
             text,
