@@ -246,6 +246,7 @@ class RunConfig:
                 f"eval.max_new_tokens ({self.eval.max_new_tokens}) must be {shortest} or more: "
                 "that many tokens take an event of two times."
             )
+        self.model.check_frames("eval.num_frames", self.eval.num_frames)
         for i, stage in enumerate(self.stages):
             self.model.check_stage(f"stages[{i}]", stage.kind, stage.trains, stage.num_frames)
             if self.parallel.engine == "deepspeed" and stage.optimizer == "muon":

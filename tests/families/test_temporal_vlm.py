@@ -117,7 +117,7 @@ def test_padding_changes_nothing(changes: dict[str, Any], words: SentencePieceTe
     assert together.shape == (4, model.config.llm_tokens, 32)
     for tokens, frames in zip(together, counts, strict=True):
         assert_close(tokens, see(model, words, frames)[0], atol=1e-6, rtol=1e-6)
-    assert (together[0] - together[3]).abs().max() > 1e-3
+    assert (together[0] - together[3]).abs().max() > 3e-5
 
 
 def test_times_are_absolute_seconds_and_change_what_is_seen(words: SentencePieceText) -> None:
@@ -126,7 +126,7 @@ def test_times_are_absolute_seconds_and_change_what_is_seen(words: SentencePiece
     clips = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2])
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
     seen = [model.see(pixels, clips, *writer.stamps([t + start for t in range(9)]), videos=1) for start in (0, 0, 100)]
-    assert seen[0].equal(seen[1]) and (seen[0] - seen[2]).abs().max() > 1e-3
+    assert seen[0].equal(seen[1]) and (seen[0] - seen[2]).abs().max() > 3e-5
     first = "This frame is sampled at 100.0 second."
     assert writer.stamps([100.0])[0].tolist() == [words.encode(first)]
 
@@ -201,7 +201,9 @@ def test_llama_weights_of_transformers_fit_and_others_are_refused(words: Sentenc
     load_published(model, None, str(tmp_path / "llama"))
     for name, value in theirs.state_dict().items():
         assert model.llm.state_dict()[name].equal(value)
-    with pytest.raises(WeightsError, match="llama: has no value for frame_encoder.query_tokens, .* and .* more"):
+    with pytest.raises(
+        WeightsError, match="llama: has no value for frame_encoder.qformer.embeddings.layernorm.bias, .* more"
+    ):
         load_published(model, str(tmp_path / "llama"), None)
     wider = make(words, llm=replace(settings().llm, hidden_size=64))
     with pytest.raises(WeightsError, match=r"has shape \[.*\], this model's \[.*\]. Set the sizes"):
@@ -224,6 +226,19 @@ def test_micro_batches_add_up_to_the_gradient_of_one_batch(words: SentencePieceT
         model.training_step(part, counts).loss.backward()
     for name, parameter in model.named_parameters():
         assert_close(parameter.grad, wanted[name], atol=1e-5, rtol=1e-4)
+
+
+def test_recomputing_layers_changes_no_gradient(words: SentencePieceText) -> None:
+    model = make(words).train()
+    batch = writer_of(model, words).batch([row(model, words, 7)])
+    gradients = []
+    for enabled in (False, True):
+        model.set_gradient_checkpointing(enabled)
+        model.zero_grad()
+        model.training_step(batch, model.label_counts(batch)).loss.backward()
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    assert all(gradients[1][name].equal(value) for name, value in gradients[0].items())
 
 
 def test_questions_packed_behind_one_video_cost_what_they_cost_apart(words: SentencePieceText) -> None:

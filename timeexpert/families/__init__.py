@@ -54,6 +54,15 @@ def family_in(folder: Path) -> Family:
     return family(model_type)
 
 
+def check_family(folder: Path, name: str, what: str) -> None:
+    """Raises :class:`FamilyError` where the model in ``folder`` is of another family than ``what`` is for."""
+    found = family_in(folder)
+    if found is not family(name):
+        raise FamilyError(
+            f"{folder}: {what} is for models of the family {name}; this one is of {found.config_class.model_type}."
+        )
+
+
 def all_kinds() -> dict[str, tuple[str, ...]]:
     """What each kind of stage trains, over all families: a kind that two of them have trains the same parts' names."""
     return {kind: parts for name in FAMILIES for kind, parts in settings_of(name).KINDS.items()}
@@ -71,6 +80,7 @@ __all__ = [
     "FamilyError",
     "ModelSettings",
     "all_kinds",
+    "check_family",
     "family",
     "family_in",
     "family_of",

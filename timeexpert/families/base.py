@@ -67,6 +67,9 @@ class ModelSettings:
         """The most frames that a batch of ``tokens`` tokens and ``per_video`` frames a video can have."""
         raise NotImplementedError
 
+    def check_frames(self, where: str, num_frames: int) -> None:
+        """Raises :class:`ConfigError` for more frames of a video than the model can take; any number by default."""
+
     def check_stage(self, where: str, kind: str, trains: tuple[str, ...] | None, num_frames: tuple[int, ...]) -> None:
         """Raises :class:`ConfigError` for a stage that this model cannot have; ``where`` is the stage's key path."""
         if kind not in self.KINDS:
@@ -75,6 +78,7 @@ class ModelSettings:
         for part in trains or ():
             if part not in self.PARTS:
                 raise ConfigError(f"{where}.trains: {part!r} is not one of {', '.join(self.PARTS)}.")
+        self.check_frames(f"{where}.num_frames", max(num_frames))
 
 
 class Family(ABC):

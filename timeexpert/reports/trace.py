@@ -100,6 +100,10 @@ def trace(predictor: Predictor, request: Request) -> ExpertTrace:
     """Ask one question and note who computes each token. Raises :class:`ReportError` for a model of single experts."""
     model = predictor.model
     active = [gate.active_experts.tolist() for gate in model.gates]
+    if not active:
+        raise ReportError(
+            "this model has no experts: there is nothing to trace. Give a model of the family timeexpert."
+        )
     if all(sum(on) == 1 for on in active):
         raise ReportError(
             "each layer of this model has one expert, which computes every token: there is nothing to trace. Give a "

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, Cache, LlamaForCausalLM, PreTrainedModel
 from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from timeexpert.errors import UserError
 from timeexpert.model.protocol import ModelOutput
@@ -82,11 +85,11 @@ class TemporalVLM(PreTrainedModel):
         return None  # nothing that tools may tie or resize
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """Recompute each layer of the language model in the backward pass instead of keeping its activations."""
-        if enabled:
-            self.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        else:
-            self.llm.gradient_checkpointing_disable()
+        """Recompute each layer of LLaMA and the Q-Formers in the backward pass instead of keeping its activations."""
+        for module in self.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.gradient_checkpointing = enabled
+                module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
 
     @property
     def moe_layers(self) -> list[MoELayer]:

@@ -214,14 +214,13 @@ class ModelConfig(ModelSettings):
         return max(1, tokens // self.llm_tokens) * per_video
 
     def check_stage(self, where: str, kind: str, trains: tuple[str, ...] | None, num_frames: tuple[int, ...]) -> None:
-        """As :class:`ModelSettings`, and no more frames than there are frame positions."""
+        """As :class:`ModelSettings`, and no LoRA where there is none."""
         super().check_stage(where, kind, trains, num_frames)
-        self.check_frames(f"{where}.num_frames", max(num_frames))
         if "lora" in (trains or ()) and not self.lora.rank:
             raise ConfigError(f"{where}.trains names lora, and model.lora.rank is 0. Set model.lora.rank to 32.")
 
     def check_frames(self, where: str, num_frames: int) -> None:
-        """Raises :class:`ConfigError` for more frames than there are frame positions."""
+        """As :class:`ModelSettings`: there are so many frame positions."""
         most = self.clips * self.frames_per_clip
         if num_frames > most:
             raise ConfigError(
