@@ -249,6 +249,11 @@ class RunConfig:
         self.model.check_frames("eval.num_frames", self.eval.num_frames)
         for i, stage in enumerate(self.stages):
             self.model.check_stage(f"stages[{i}]", stage.kind, stage.trains, stage.num_frames)
+            if stage.calibrate_gates and not self.model.has_experts:
+                raise ConfigError(
+                    f"stages[{i}].calibrate_gates is true, and models of model.family {self.model.family!r} have no "
+                    "gates. Leave it out."
+                )
             if self.parallel.engine == "deepspeed" and stage.optimizer == "muon":
                 raise ConfigError(
                     f"stages.{stage.name}.optimizer ('muon') needs whole matrices, which parallel.engine 'deepspeed' "

@@ -159,9 +159,10 @@ def from_tree(cls: type[T], tree: Any, where: str = "") -> T:
     """
     if not isinstance(tree, dict):
         raise ConfigError(f"{where or 'config'} ({tree!r}) must be a mapping with {_names(cls)}.")
-    if hasattr(cls, "variant"):
+    variant = getattr(cls, "variant", None)
+    if variant is not None:
         try:
-            cls = cls.variant(tree)
+            cls = variant(tree)
         except ConfigError as error:
             raise ConfigError(f"{_join(where, str(error))}") from None
     hints = typing.get_type_hints(cls)

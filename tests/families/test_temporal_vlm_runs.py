@@ -164,6 +164,10 @@ def test_a_server_answers_streams_and_says_that_there_are_no_experts(run: Path, 
         ("stages.tuning.trains=[lora]", r"stages\[0\].trains names lora, and model.lora.rank is 0"),
         ("model.aggregator=gru", r"model.aggregator \('gru'\) must be one of bilstm, lstm1, lstm2, transformer, "),
         ("model.overlap=7", r"model: overlap \(7\) must be less than window \(3\)"),
+        (
+            "stages.tuning.calibrate_gates=true",
+            r"stages\[0\].calibrate_gates is true, and models of model.family 'temp",
+        ),
         ("eval.num_frames=16", r"eval.num_frames \(16\) is more than model.clips"),
     ],
 )

@@ -49,6 +49,11 @@ class ModelSettings:
         raise NotImplementedError
 
     @property
+    def has_experts(self) -> bool:
+        """Whether its layers have experts behind gates."""
+        return False
+
+    @property
     def expert_slots(self) -> int:
         """Expert slots of a layer; 1 where there are no experts to spread."""
         return 1

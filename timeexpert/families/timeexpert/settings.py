@@ -112,6 +112,11 @@ class ModelConfig(ModelSettings):
         return self.vision.image_size
 
     @property
+    def has_experts(self) -> bool:
+        """As :class:`ModelSettings`."""
+        return True
+
+    @property
     def expert_slots(self) -> int:
         """As :class:`ModelSettings`."""
         return self.moe.slots
