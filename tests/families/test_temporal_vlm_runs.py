@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from timeexpert.cli import main
 from timeexpert.config import ConfigError, load
 from timeexpert.errors import UserError
-from timeexpert.predict import Predictor
+from timeexpert.predict import Predictor, Request
 from timeexpert.serving.engine import Engine, Question, Video
 from timeexpert.serving.limits import RequestError
 from timeexpert.stages.config import RunConfig
@@ -140,10 +140,8 @@ def test_a_server_answers_streams_and_says_that_there_are_no_experts(run: Path, 
         ticket = engine.submit(question)
         streamed = "".join(ticket.events())
         reply = ticket.result(60)
-        assert streamed == " ".join(reply.prediction.text.split()) or reply.prediction.text.startswith(streamed)
+        assert streamed == " ".join(reply.prediction.text.split()) != ""
         clip = predictor.clip(path)
-        from timeexpert.predict import Request
-
         (alone,) = predictor.answer([Request(clip, question.prompt, "general")])
         assert reply.prediction == alone and reply.confidences == []
         assert engine.answer(question).prediction == alone  # from the cache

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # a run's config is read without them
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSettings:
+class ModelSettings(ABC):
     """``model:`` of a run's config. ``family`` says which class reads it; ``timeexpert`` where it is left out.
 
     ``pretrained``: a model folder of the same family, whose weights the run starts from. ``attention``: of transformers
@@ -44,9 +44,9 @@ class ModelSettings:
         return settings_of(name)
 
     @property
+    @abstractmethod
     def frame_size(self) -> int:
         """Side of the square frames that the model takes, in pixels."""
-        raise NotImplementedError
 
     @property
     def has_experts(self) -> bool:
@@ -59,21 +59,22 @@ class ModelSettings:
         return 1
 
     @property
+    @abstractmethod
     def shortest_answer(self) -> int:
         """Tokens of the shortest answer with an event."""
-        raise NotImplementedError
 
     @property
     def suspects(self) -> str:
         """The settings to look at where a model cannot be built from them."""
         return f"the sizes under model and model.attention ({self.attention!r})"
 
+    @abstractmethod
     def most_frames(self, tokens: int, per_video: int) -> int:
         """The most frames that a batch of ``tokens`` tokens and ``per_video`` frames a video can have."""
-        raise NotImplementedError
 
     def check_frames(self, where: str, num_frames: int) -> None:
         """Raises :class:`ConfigError` for more frames of a video than the model can take; any number by default."""
+        return None
 
     def check_stage(self, where: str, kind: str, trains: tuple[str, ...] | None, num_frames: tuple[int, ...]) -> None:
         """Raises :class:`ConfigError` for a stage that this model cannot have; ``where`` is the stage's key path."""

@@ -54,9 +54,9 @@ class TextAnswering(Answering):
         return events, [Problem(0, reason) for reason in reasons], text
 
     def events_so_far(self, tokens: Sequence[int], task: str | None) -> EventSequence:
-        """Of the lines that are complete."""
-        lines, _, _ = self._said(tokens).rpartition("\n")
-        return events_of_text(lines, task)[0]
+        """Of the lines that are complete; words without times can only become more."""
+        text = self._said(tokens)
+        return events_of_text(text if task == "general" else text.rpartition("\n")[0], task)[0]
 
     def _said(self, tokens: Sequence[int]) -> str:
         return self.writer.text.decode([t for t in tokens if t != self.writer.text.eos_id])
