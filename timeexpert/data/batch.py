@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -57,7 +57,8 @@ class VideoBatch:
         """The same batch on ``device``, with the tensors that a family's own kind of batch adds."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors = {n: v for n, v in values.items() if isinstance(v, Tensor)}
-        return replace(self, **{n: t.to(device, non_blocking=True) for n, t in tensors.items()})
+        moved: dict[str, Any] = {n: t.to(device, non_blocking=True) for n, t in tensors.items()}
+        return replace(self, **moved)
 
     @property
     def decoder_mask(self) -> Tensor:

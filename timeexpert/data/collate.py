@@ -79,7 +79,10 @@ class RowWriter(Protocol):
     Every method raises ``UserError`` for what its vocabulary or its numbers cannot say.
     """
 
-    text: TextTokenizer
+    @property
+    def text(self) -> TextTokenizer:
+        """The vocabulary."""
+        ...
 
     def shown_s(self, times_s: Sequence[float] | np.ndarray) -> tuple[float, ...]:
         """Frame times (seconds) as the model reads them: rounded to what it can say."""

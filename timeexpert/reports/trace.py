@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from timeexpert.model.answering import EventAnswering
 from timeexpert.predict import Prediction, Predictor, Request
 from timeexpert.tokenization import EventCodec, TokenType
 
@@ -109,6 +110,7 @@ def trace(predictor: Predictor, request: Request) -> ExpertTrace:
             "each layer of this model has one expert, which computes every token: there is nothing to trace. Give a "
             "model with more experts."
         )
+    assert isinstance(predictor.answering, EventAnswering)
     model.eval()
     answer = predictor.begin(request, predictor.encode(request.clip), record=True)
     while not answer.done:

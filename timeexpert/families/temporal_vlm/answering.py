@@ -38,8 +38,9 @@ class TextAnswering(Answering):
         self.writer.video(shown_s)  # the number of frames
         device = next(self.model.parameters()).device
         clips = torch.tensor(clip_of_frames(len(shown_s), self.model.config.clips), device=device)
-        stamps = (part.to(device) for part in self.writer.stamps(shown_s))
-        return self.model.see(join_frames([clip.frames]).to(device), clips, *stamps, videos=1)[0]
+        ids, mask = self.writer.stamps(shown_s)
+        frames = join_frames([clip.frames]).to(device)
+        return self.model.see(frames, clips, ids.to(device), mask.to(device), videos=1)[0]
 
     def grammar(self, request: Request, budget: Budget) -> TextGrammar:
         """Any text, up to the budget."""

@@ -11,6 +11,8 @@ from transformers import (
     PretrainedConfig,
 )
 
+from .windows import ClipTokens, Partial
+
 
 class TemporalVLMConfig(PretrainedConfig):
     """Vision tower, the two Q-Formers, LLaMA, and the switches of :class:`.settings.ModelConfig` by the same names.
@@ -43,7 +45,7 @@ class TemporalVLMConfig(PretrainedConfig):
         fusion: bool = True,
         fusion_heads: int = 8,
         fusion_residual: bool = False,
-        clip_tokens: str = "pool",
+        clip_tokens: ClipTokens = "pool",
         clip_length: int = 96,
         aggregator: str = "bilstm",
         sequence_projection: str = "linear",
@@ -52,7 +54,7 @@ class TemporalVLMConfig(PretrainedConfig):
         timestamps: bool = True,
         slice_query_tokens: bool = True,
         mask_timestamp_padding: bool = True,
-        partial_windows: str = "last",
+        partial_windows: Partial = "last",
         prompt_times: str = "none",
         stamp_tokenizer: str | None = None,
         initializer_range: float = 0.02,
