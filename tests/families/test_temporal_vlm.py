@@ -337,3 +337,21 @@ def test_clip_times_stand_in_the_prompt_where_they_are_asked_for(words: Sentence
     writer = writer_of(make(words, prompt_times="clips"), words)
     said = words.decode(writer.question("When?", (0.5, 1.5, 2.5, 3.5)))
     assert said.strip() == "The video has 3 clips, sampled at 0.5 - 1.5, 2.5 - 2.5, 3.5 - 3.5 seconds. When?"
+
+
+def test_the_time_may_be_written_in_the_qformers_own_tokenizer(words: SentencePieceText, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    vocabulary = ["[UNK]", "This", "frame", "is", "sampled", "at", "second", ".", "1", "5"]
+    own = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
+    own.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Digits(True)])
+    own.save(str(tmp_path / "tokenizer.json"))
+    model = make(words, qformer=replace(settings().qformer, tokenizer=str(tmp_path)))
+    assert model.frame_encoder.qformer.embeddings.word_embeddings.num_embeddings == len(vocabulary)
+    model.save_pretrained(tmp_path / "model")
+    again = load_model(tmp_path / "model")  # the folder holds the tokenizer
+    ids, mask = writer_of(again, words).stamps([1.5, 15.5])
+    assert ids.tolist() == [[1, 2, 3, 4, 5, 8, 7, 9, 6, 7, 0], [1, 2, 3, 4, 5, 8, 9, 7, 9, 6, 7]]
+    assert mask.sum(1).tolist() == [10, 11]
+    with pytest.raises(UserError, match=r"model.qformer.tokenizer \(.*nowhere\): .*tokenizer.json cannot be read: "):
+        make(words, qformer=replace(settings().qformer, tokenizer=str(tmp_path / "nowhere")))
