@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ import numpy as np
 
 from timeexpert.model.confidence import Confidence
 from timeexpert.predict import Prediction
-from timeexpert.tokenization import EventCodec
+from timeexpert.tokenization import EventSequence
 
 from .answer_text import readable, text_so_far
 from .limits import RequestError
 from .opened import Identity
+
+EventsSoFar = Callable[[list[int], str | None], EventSequence]  # of an answer's tokens and its question's task
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,11 @@ class Reply:
 class Ticket:
     """One question on its way through the engine. Any thread may wait on it or cancel it."""
 
-    def __init__(self, question: Question, codec: EventCodec) -> None:
+    def __init__(self, question: Question, so_far: EventsSoFar) -> None:
         self.question = question
         self.cancelled = False
         self.handed_in = time.monotonic()
-        self._codec = codec
+        self._so_far = so_far
         self._changed = threading.Condition()
         self._closed = threading.Event()  # who waits for the reply alone is not woken by every token
         self._tokens: list[int] = []
@@ -103,7 +105,7 @@ class Ticket:
             if self._reply is not None:
                 text = "\n".join(readable(event) for event in self._reply.prediction.events)
             else:
-                text = text_so_far(self._codec, tokens)
+                text = text_so_far(self._so_far(tokens, self.question.task))
             if len(text) > len(sent) and text.startswith(sent):
                 yield text[len(sent) :]
                 sent = text
