@@ -197,7 +197,7 @@ class ExpertStatistics:
             hold_thresholds(gate, counts.accepted, counts.tokens.sum(), counts.scores)
             gate.after_step()
         self.tracked_steps += 1
-        if self.tracked_steps == self.gates[0].config.tracker_window:
+        if self.gates and self.tracked_steps == self.gates[0].config.tracker_window:
             self._end_window()
         return done
 

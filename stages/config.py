@@ -5,120 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from timeexpert.config import ConfigError
+from timeexpert.config import ConfigError, at_least
 from timeexpert.data.mixes import load_mix
 from timeexpert.data.mixture import MixBy
 from timeexpert.data.records import TASKS
 from timeexpert.data.scenes import SynthConfig
-from timeexpert.moe import MoEConfig
+from timeexpert.families import FAMILIES, ModelSettings, all_kinds, settings_of
 from timeexpert.parallel import ParallelConfig
-from timeexpert.tokenization import NumberFormat
 
-# What a stage may train: parameter-name prefixes of the TimeExpert model (see docs/stages.md).
-PARTS: dict[str, tuple[str, ...]] = {
-    "vision_tower": ("frame_encoder.vision_tower",),
-    "compression": ("frame_encoder.projector", "frame_encoder.compressor"),
-    "number_encoders": ("embedding.sync", "embedding.time_encoder", "embedding.score_encoder"),
-    "number_heads": ("heads.sync", "heads.time", "heads.score"),
-    "text": ("embedding.text", "heads.text"),
-    "decoder": ("decoder",),
-}
-TASK_MODULES = ("compression", "number_encoders", "number_heads")
-# FACTS A8: stage 1 trains visual compression, time/score encoders and heads; stage 2 the MoE decoder; stage 3
-# everything but the vision tower. "backbone" is ours: it stands in for published weights where there are none.
-KINDS: dict[str, tuple[str, ...]] = {
-    "backbone": tuple(PARTS),
-    "task_modules": TASK_MODULES,
-    "moe_pretraining": ("decoder",),
-    "sft": ("compression", "number_encoders", "number_heads", "text", "decoder"),
-}
-
-
-def _at_least(least: int, config: object, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < least:
-            raise ConfigError(f"{name} ({getattr(config, name)}) must be {least} or more.")
-
-
-def _divisible(config: object, name: str, by: str) -> None:
-    if getattr(config, name) % getattr(config, by):
-        raise ConfigError(f"{name} ({getattr(config, name)}) is not divisible by {by} ({getattr(config, by)}).")
-
-
-@dataclass(frozen=True, kw_only=True)
-class VisionConfig:
-    """A transformers vision tower; ``extra`` goes to its config as it is."""
-
-    model_type: str = "idefics3_vision"
-    hidden_size: int = 1152
-    intermediate_size: int = 4304
-    num_hidden_layers: int = 27
-    num_attention_heads: int = 16
-    image_size: int = 490
-    patch_size: int = 14
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "image_size", "patch_size")
-        _at_least(1, self, *sizes, "num_hidden_layers")
-        _divisible(self, "hidden_size", "num_attention_heads")
-        if self.patch_size > self.image_size:
-            raise ConfigError(f"patch_size ({self.patch_size}) is more than image_size ({self.image_size}).")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
-    """Sizes of the MoE decoder (ARIA's by default)."""
-
-    hidden_size: int = 2560
-    num_hidden_layers: int = 28
-    num_attention_heads: int = 20
-    num_key_value_heads: int = 20
-    rope_theta: float = 5e6
-    max_position_embeddings: int = 65536
-
-    def __post_init__(self) -> None:
-        sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-        _at_least(1, self, *sizes, "max_position_embeddings")
-        _divisible(self, "hidden_size", "num_attention_heads")
-        _divisible(self, "num_attention_heads", "num_key_value_heads")
-        if self.hidden_size // self.num_attention_heads % 2:
-            raise ConfigError(
-                f"hidden_size / num_attention_heads ({self.hidden_size // self.num_attention_heads}) must be even: "
-                "rotary embeddings turn pairs."
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Everything that shapes the weights. ``pretrained``: a folder whose weights the run starts from."""
-
-    vision: VisionConfig = field(default_factory=VisionConfig)
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    moe: MoEConfig = field(default_factory=MoEConfig)
-    compressor: Literal["vision", "projector", "queries"] = "projector"
-    tokens_per_frame: int = 8
-    projector_queries: dict[int, int] | None = None
-    time_digits: tuple[int, int] = (4, 1)
-    score_digits: tuple[int, int] = (1, 1)
-    initializer_range: float = 0.02
-    attention: str = "auto"
-    pretrained: str | None = None
-
-    def __post_init__(self) -> None:
-        _at_least(1, self, "tokens_per_frame")
-        if self.initializer_range <= 0:
-            raise ConfigError(f"initializer_range ({self.initializer_range}) must be positive.")
-        NumberFormat(*self.time_digits), NumberFormat(*self.score_digits)  # raise where digits cannot be
-        patches = (self.vision.image_size // self.vision.patch_size) ** 2
-        known = {1225: 128, 4900: 256} if self.projector_queries is None else self.projector_queries
-        plain_tower = self.vision.model_type in ("idefics3_vision", "siglip_vision_model")  # no class token
-        if self.compressor != "vision" and plain_tower and patches not in known:
-            raise ConfigError(
-                f"compressor ({self.compressor!r}) needs projector_queries for {patches} patches "
-                f"((image_size / patch_size) squared); there are {', '.join(map(str, known)) or 'none'}. "
-                f"Set projector_queries: {{{patches}: 8}}, or compressor: vision."
-            )
+KINDS = all_kinds()  # what each kind of stage trains
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,19 +41,19 @@ class DataConfig:
     prefetch_gib: float = 4.0
 
     def __post_init__(self) -> None:
-        _at_least(0, self, "cache_gib", "num_workers", "prefetch_gib")
+        at_least(0, self, "cache_gib", "num_workers", "prefetch_gib")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
     """One training stage.
 
-    ``kind`` says what is trained (``trains`` overrides it with names of parts); ``mix`` maps data-set names to weights,
-    or names a mix file: ``data/stage1`` (docs/mixes.md); ``mix_by``: weights are shares of the videos drawn
-    (``samples``) or of their tokens, padding left out; ``num_frames``: frames per video, one of them drawn per video
-    (``growing``: the first of them at the start of the stage, the last at its end; needs ``batch_videos`` alone);
-    ``snap``: target times to sampled frames (``none`` keeps them, ``nearest`` as TRACE, ``inside``: first and last
-    sampled frame of the event).
+    ``kind`` says what is trained, as the model's family names it (``trains`` overrides it with names of parts);
+    ``mix`` maps data-set names to weights, or names a mix file: ``data/stage1`` (docs/mixes.md); ``mix_by``: weights
+    are shares of the videos drawn (``samples``) or of their tokens, padding left out; ``num_frames``: frames per video,
+    one of them drawn per video (``growing``: the first of them at the start of the stage, the last at its end; needs
+    ``batch_videos`` alone); ``snap``: target times to sampled frames (``none`` keeps them, ``nearest`` as TRACE,
+    ``inside``: first and last sampled frame of the event).
     A batch holds at most ``batch_videos`` videos and ``batch_tokens`` padded tokens; ``accumulate`` batches make one
     optimizer step, over all ranks together. ``optimizer``: ``adamw`` (the paper's); ``muon`` for the matrices of
     attention and shared experts with ``adamw`` for the rest, at ``matrix_lr`` (None: ``lr``): fewer steps from nothing
@@ -168,7 +63,7 @@ class StageConfig:
     """
 
     name: str
-    kind: Literal["backbone", "task_modules", "moe_pretraining", "sft"]
+    kind: str
     steps: int
     mix: dict[str, float]
     mix_by: MixBy = "samples"
@@ -196,8 +91,8 @@ class StageConfig:
     evaluate: bool = True
 
     def __post_init__(self) -> None:
-        _at_least(1, self, "steps", "questions_per_video", "accumulate", "max_tokens", "calibrate_batches")
-        _at_least(0, self, "weight_decay")
+        at_least(1, self, "steps", "questions_per_video", "accumulate", "max_tokens", "calibrate_batches")
+        at_least(0, self, "weight_decay")
         if not self.num_frames or min(self.num_frames) < 1:
             raise ConfigError(f"num_frames ({list(self.num_frames)}) must list numbers of 1 or more.")
         for name in ("lr", "matrix_lr", "gate_lr"):
@@ -219,10 +114,7 @@ class StageConfig:
                 "fewer videos than the schedule counts on. batch_videos says how many."
             )
         if self.trains == ():
-            raise ConfigError(f"trains is empty; name at least one of {', '.join(PARTS)}, or leave it out.")
-        for part in self.trains or ():
-            if part not in PARTS:
-                raise ConfigError(f"trains: {part!r} is not one of {', '.join(PARTS)}.")
+            raise ConfigError("trains is empty; name at least one part, or leave it out.")
         if not self.mix:
             raise ConfigError(f"mix of stage {self.name!r} is empty; name at least one data set of data.train.")
         if min(self.mix.values()) < 0 or not any(self.mix.values()):
@@ -233,7 +125,7 @@ class StageConfig:
         if self.batch_videos is None and self.batch_tokens is None:
             raise ConfigError("batch_videos and batch_tokens are both null: a batch would never end. Set one of them.")
         if self.batch_videos is not None:
-            _at_least(1, self, "batch_videos")
+            at_least(1, self, "batch_videos")
         if self.batch_tokens is not None and self.batch_tokens < self.max_tokens:
             raise ConfigError(
                 f"batch_tokens ({self.batch_tokens}) is less than max_tokens ({self.max_tokens}), the longest row: "
@@ -281,12 +173,12 @@ class TrainConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        _at_least(1, self, "max_nonfinite_steps", "checkpoint_every", "keep_checkpoints", "log_every", "experts_every")
-        _at_least(0, self, "seed")
+        at_least(1, self, "max_nonfinite_steps", "checkpoint_every", "keep_checkpoints", "log_every", "experts_every")
+        at_least(0, self, "seed")
         if self.max_grad_norm <= 0:
             raise ConfigError(f"max_grad_norm ({self.max_grad_norm}) must be positive.")
         if self.threads is not None:
-            _at_least(1, self, "threads")
+            at_least(1, self, "threads")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,9 +192,9 @@ class EvalConfig:
     max_events: int = 64
 
     def __post_init__(self) -> None:
-        _at_least(1, self, "num_frames", "batch_size", "max_new_tokens", "max_events")
+        at_least(1, self, "num_frames", "batch_size", "max_new_tokens", "max_events")
         if self.max_questions is not None:
-            _at_least(1, self, "max_questions")
+            at_least(1, self, "max_questions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,7 +203,7 @@ class RunConfig:
 
     name: str
     stages: tuple[StageConfig, ...]
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelSettings = field(default_factory=settings_of(FAMILIES[0]))
     text: TextConfig = field(default_factory=TextConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -348,14 +240,20 @@ class RunConfig:
                 raise ConfigError(f"stages: the name {name!r} occurs twice; checkpoints are named after stages.")
             if not name.replace("_", "").replace("-", "").isalnum():
                 raise ConfigError(f"stages: the name {name!r} must be letters, digits, '-' and '_': it names folders.")
-        width = NumberFormat(*self.model.time_digits).width
-        shortest = 1 + 2 * (width + 1) + 1 + 1  # <sync>, two times, the end of the scores, the end of the answer
+        shortest = self.model.shortest_answer
         if self.data.eval is not None and self.eval.max_new_tokens < shortest:
             raise ConfigError(
                 f"eval.max_new_tokens ({self.eval.max_new_tokens}) must be {shortest} or more: "
                 "that many tokens take an event of two times."
             )
-        for stage in self.stages:
+        self.model.check_frames("eval.num_frames", self.eval.num_frames)
+        for i, stage in enumerate(self.stages):
+            self.model.check_stage(f"stages[{i}]", stage.kind, stage.trains, stage.num_frames)
+            if stage.calibrate_gates and not self.model.has_experts:
+                raise ConfigError(
+                    f"stages[{i}].calibrate_gates is true, and models of model.family {self.model.family!r} have no "
+                    "gates. Leave it out."
+                )
             if self.parallel.engine == "deepspeed" and stage.optimizer == "muon":
                 raise ConfigError(
                     f"stages.{stage.name}.optimizer ('muon') needs whole matrices, which parallel.engine 'deepspeed' "

@@ -7,11 +7,11 @@ from contextlib import suppress
 from typing import Any
 
 import torch
+from torch import nn
 
 from timeexpert.config import ConfigError
 from timeexpert.data.features import refuse_missing_frames, refuse_other_tower
 from timeexpert.data.shards import ShardDataset, ShardError
-from timeexpert.model import TimeExpert
 from timeexpert.model.vision import tower_identity
 
 from .config import RunConfig, StageConfig
@@ -49,7 +49,7 @@ def check_frames(config: RunConfig, stage: StageConfig, dataset: Open) -> None:
             refuse_missing_frames(held_out, [config.eval.num_frames], "uniform", "data.eval")
 
 
-def check_tower(config: RunConfig, stage: StageConfig, dataset: Open, model: TimeExpert) -> None:
+def check_tower(config: RunConfig, stage: StageConfig, dataset: Open, tower: nn.Module | None) -> None:
     """Before a stage begins, with the weights it starts from. Raises :class:`ConfigError` and ``FeaturesError``, as
     :func:`check_frames`, and where features are of another tower than the model's."""
     check_frames(config, stage, dataset)
@@ -57,9 +57,14 @@ def check_tower(config: RunConfig, stage: StageConfig, dataset: Open, model: Tim
     if (kind := _held_out(config, stage, dataset)) is not None:
         kinds["data.eval"] = kind
     if kinds:
-        tower = tower_identity(model.frame_encoder.vision_tower)
+        if tower is None:
+            raise ConfigError(
+                f"{', '.join(kinds)} holds features, and models of model.family {config.model.family!r} take frames "
+                "only. Give shards with frames."
+            )
+        own = tower_identity(tower)
         for where, kind in kinds.items():
-            refuse_other_tower(kind, tower, where)
+            refuse_other_tower(kind, own, where)
 
 
 def batch_bytes(config: RunConfig, stage: StageConfig, dataset: Open) -> int:
@@ -68,10 +73,10 @@ def batch_bytes(config: RunConfig, stage: StageConfig, dataset: Open) -> int:
     if stage.batch_videos is not None:
         limits.append(stage.batch_videos * max(stage.num_frames))
     if stage.batch_tokens is not None:
-        limits.append(stage.batch_tokens // config.model.tokens_per_frame)
+        limits.append(config.model.most_frames(stage.batch_tokens, max(stage.num_frames)))
     kinds = features_of(config, stage, dataset).values()
     sizes = [getattr(torch, k["dtype"]).itemsize * k["shape"][0] * k["shape"][1] for k in kinds]
-    return min(limits) * max(sizes, default=3 * config.model.vision.image_size**2)
+    return min(limits) * max(sizes, default=3 * config.model.frame_size**2)
 
 
 def _held_out(config: RunConfig, stage: StageConfig, dataset: Open) -> dict[str, Any] | None:

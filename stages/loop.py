@@ -31,7 +31,6 @@ from timeexpert.checkpoint import (
 from timeexpert.checkpoint.saver import Saver
 from timeexpert.data.loader import PlannedLoader
 from timeexpert.errors import UserError
-from timeexpert.model import TimeExpert
 from timeexpert.moe import AdaptiveExperts, LayerStatistics
 from timeexpert.parallel import OneProcess
 from timeexpert.reports.scalars import expert_scalars
@@ -64,7 +63,7 @@ class StageRun:
     run: RunFolder
     stage: StageConfig
     train: TrainConfig
-    model: TimeExpert
+    model: Any  # a VideoLLM
     loader: PlannedLoader[Any]
     before: int  # global step at which the stage starts
     describe_model: Callable[[Path, int], None]  # all but the weights, into a folder, at a global step
@@ -79,7 +78,8 @@ class StageRun:
 
     def __post_init__(self) -> None:
         freeze(self.model, self.stage)
-        self.engine.shard(self.model, self.model.sharding_units(), ("training_step", "calibrate_gates"))
+        methods = ("training_step", "calibrate_gates") if self.model.gates else ("training_step",)
+        self.engine.shard(self.model, self.model.sharding_units(), methods)
         self.model.set_gradient_checkpointing(self.train.gradient_checkpointing)
         self.optimizers = self.engine.optimizers(build_optimizers(self.model, self.stage))
         self.statistics = self.model.statistics()
@@ -99,7 +99,7 @@ class StageRun:
     def _adaptive(self) -> AdaptiveExperts | None:
         """The process that removes and adds experts, where the config asks for it and the gates are trained."""
         layers = self.model.moe_layers
-        if not layers[0].gate.config.adaptive.enabled or not layers[0].gate.weight.requires_grad:
+        if not layers or not layers[0].gate.config.adaptive.enabled or not layers[0].gate.weight.requires_grad:
             return None
         return AdaptiveExperts(layers, self.optimizers, self.train.seed + self.before, self.engine.whole)
 
@@ -189,8 +189,9 @@ class StageRun:
                 out = self.model.training_step(batch, counts)
             with self.clock.piece("backward"):
                 self.engine.backward(out.loss, last=index + 1 == len(step.micro))
-            types, roles = self.model.token_types(batch.input_ids), self.model.token_roles(batch)
-            self.statistics.update(out.routings, types.reshape(-1), roles.reshape(-1))
+            if out.routings:
+                types, roles = self.model.token_types(batch.input_ids), self.model.token_roles(batch)
+                self.statistics.update(out.routings, types.reshape(-1), roles.reshape(-1))
             figures["loss"] += float(out.loss.detach())
             for name, value in out.losses.items():
                 key = {"z": "z_loss", "task": "aux_loss"}.get(name, f"loss_{name}")
@@ -235,6 +236,8 @@ class StageRun:
             self.run.record({"kind": "train", **place, **figures, **counts})
             self._draw(writer, {f"train/{name}": value for name, value in figures.items()})
             self._record_speed(writer)
+        if not self.model.gates:
+            return
         if self.step % self.train.experts_every == 0 or self.step == self.stage.steps:
             types = [t.name.lower() for t in TokenType]
             row = {"kind": "experts", **place, "token_types": types, "layers": self.statistics.to_json()}

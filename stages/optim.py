@@ -10,18 +10,19 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, Replicate
 
+from timeexpert.families import family_of
 from timeexpert.moe import MoELayer
 from timeexpert.moe.rows import scale_rows
 
-from .config import PARTS, StageConfig
+from .config import StageConfig
 
 
 def freeze(model: nn.Module, stage: StageConfig) -> list[str]:
     """Let only the stage's parts train; returns the names of their parameters."""
-    prefixes = tuple(prefix for part in stage.parts for prefix in PARTS[part])
+    part_of = family_of(model).part_of
     trained = []
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith(prefixes))
+        parameter.requires_grad_(part_of(name) in stage.parts)
         if parameter.requires_grad:
             trained.append(name)
     return trained
@@ -38,7 +39,8 @@ def build_optimizers(model: nn.Module, stage: StageConfig) -> list[torch.optim.O
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     matrices = []
     if stage.optimizer == "muon":
-        matrices = [p for n, p in named if n.startswith("decoder.") and p.ndim == 2 and "gate.weight" not in n]
+        is_matrix = family_of(model).is_matrix
+        matrices = [p for n, p in named if is_matrix(n) and p.ndim == 2]
     gates = [p for n, p in named if ".gate." in n]
     slots = {
         p: layer.gate for layer in model.modules() if isinstance(layer, MoELayer) for p in layer.experts.parameters()

@@ -28,10 +28,10 @@ from timeexpert.data.shards import ShardDataset
 from timeexpert.errors import UserError
 from timeexpert.evaluation.records import Answer
 from timeexpert.evaluation.runner import evaluate, mean_segment, score, scored_questions
-from timeexpert.model import TimeExpert
+from timeexpert.families import family
 from timeexpert.parallel import OneProcess
 from timeexpert.predict import INFERENCE, InferenceConfig, Predictor, load_model, pick_device
-from timeexpert.tokenization import EventCodec, EventSequence, NumberFormat
+from timeexpert.tokenization import EventSequence
 from timeexpert.tokenization.text import HuggingFaceText, SentencePieceText, TextTokenizer, load_text
 
 from .answers import NOISE_SEED, answerer
@@ -78,7 +78,7 @@ class Trainer:
         self.datasets: dict[str, ShardDataset] = {}
         self.memory = PeakMemory()
         cache = int(self.config.data.cache_gib * 2**30)
-        self.reader = FrameReader(self.config.model.vision.image_size, cache)
+        self.reader = FrameReader(self.config.model.frame_size, cache)
 
     def dataset(self, path: str) -> ShardDataset:
         """A shard folder of the config, opened once; relative paths start at data.root."""
@@ -128,7 +128,7 @@ class Trainer:
                 )
             else:
                 seed_everything(stage_seed(self.config.train.seed, place))
-                check_tower(self.config, stage, self.dataset, model)
+                check_tower(self.config, stage, self.dataset, model.features_tower)
                 self._train(stage, model, text, before)
                 if self.engine.shards:  # the next stage may train, and so shard, other parts
                     self.engine.release()
@@ -161,33 +161,26 @@ class Trainer:
                 text = HuggingFaceText.load(settings.tokenizer, settings.prompt_format)
         else:
             datasets = [self.dataset(path) for path in self.config.data.train.values()]
-            texts = sorted({t for d in datasets for t in _texts(d)})
+            texts_of = family(self.config.model.family).texts
+            texts = sorted({t for d in datasets for i in range(len(d)) for t in texts_of(d.sample(i))})
             text = SentencePieceText.train(texts, settings.vocab_size, self.run.path / "text.part")
         temporary = self.run.path / "text.part"
         text.save(temporary)
         os.replace(temporary, kept)
         return text
 
-    def _model(self, text: TextTokenizer) -> TimeExpert:
+    def _model(self, text: TextTokenizer) -> Any:
         try:
             model = build_model(self.config, text).to(self.home)
-            reads = model.frame_encoder.vision_tower.main_input_name
+            reads = getattr(model.features_tower, "main_input_name", "pixel_values")
             if reads != "pixel_values":
                 raise ValueError(f"a vision tower reads pixel_values, this one {reads}.")
             return model
         except UserError:
             raise
         except (AttributeError, ImportError, KeyError, TypeError, ValueError) as error:  # transformers' own
-            settings = self.config.model
             reason = str(error).splitlines()[0] if str(error) else repr(error)
-            raise ConfigError(
-                f"model: cannot be built: {reason} Check model.vision.model_type ({settings.vision.model_type!r}), "
-                f"model.vision.extra and model.attention ({settings.attention!r})."
-            ) from None
-
-    def _codec(self, text: TextTokenizer) -> EventCodec:
-        model = self.config.model
-        return EventCodec(text, NumberFormat(*model.time_digits), NumberFormat(*model.score_digits))
+            raise ConfigError(f"model: cannot be built: {reason} Check {self.config.model.suspects}.") from None
 
     def _loader(self, stage: StageConfig, text: TextTokenizer) -> PlannedLoader[Any]:
         growing = stage.frame_schedule == "growing" and stage.batch_videos is not None
@@ -198,12 +191,12 @@ class Trainer:
             tasks=stage.tasks,
             questions_per_video=stage.questions_per_video,
             max_tokens=stage.max_tokens,
-            tokens_per_frame=self.config.model.tokens_per_frame,
             seed=self.config.train.seed,
             total_draws=stage.steps * stage.accumulate * stage.batch_videos if growing else None,  # type: ignore[operator]
         )
         sources = [VideoQuestions(self.dataset(self.config.data.train[name]), stage.tasks) for name in stage.mix]
-        load = BatchLoader(sources, self.reader, self._codec(text), text, reading)
+        writer = family(self.config.model.family).writer(model_config(self.config, text), text)
+        load = BatchLoader(sources, self.reader, writer, reading)
         mixture = Mixture([len(s) for s in sources], list(stage.mix.values()), self.config.train.seed, stage.mix_by)
         # rows are cut at max_tokens, which batch_tokens is never below: the planner has nothing to drop
         planner = BatchPlanner(mixture, load.length, stage.batch_tokens, stage.batch_videos)
@@ -212,7 +205,7 @@ class Trainer:
         ahead = batches_ahead(size, workers, room)
         return PlannedLoader(planner, load, workers, ahead, rank=rank, world_size=ranks)
 
-    def _train(self, stage: StageConfig, model: TimeExpert, text: TextTokenizer, before: int) -> None:
+    def _train(self, stage: StageConfig, model: Any, text: TextTokenizer, before: int) -> None:
         def describe(folder: Path, global_step: int) -> None:
             model.config.save_pretrained(folder)
             text.save(folder)
@@ -244,7 +237,7 @@ class Trainer:
             ).execute()
         self._export(stage, model, text, before + stage.steps)
 
-    def _export(self, stage: StageConfig, model: TimeExpert, text: TextTokenizer, global_step: int) -> None:
+    def _export(self, stage: StageConfig, model: Any, text: TextTokenizer, global_step: int) -> None:
         weights = whole_model(self.engine.weights(model), keep=self.engine.is_main) if self.engine.shards else None
 
         def fill(folder: Path) -> None:
@@ -275,7 +268,7 @@ class Trainer:
         questions = [dataset.sample(i) for i in range(len(dataset))]
         return scored_questions(questions, self.config.eval.max_questions, dataset.path)
 
-    def _evaluate(self, stage: StageConfig, model: TimeExpert, text: TextTokenizer, step: int) -> None:
+    def _evaluate(self, stage: StageConfig, model: Any, text: TextTokenizer, step: int) -> None:
         last = stage is self.config.stages[-1]
         for control in (None, "noise_frames", "mean_segment") if last else (None,):
             if self.engine.from_main(partial(self._recorded, stage.name, control)):
@@ -290,9 +283,7 @@ class Trainer:
     def _recorded(self, stage: str, control: str | None) -> bool:
         return any(r["stage"] == stage and r.get("control") == control for r in _rows(self.run.metrics, "eval"))
 
-    def _figures(
-        self, stage: StageConfig, control: str | None, model: TimeExpert, text: TextTokenizer
-    ) -> dict[str, Any]:
+    def _figures(self, stage: StageConfig, control: str | None, model: Any, text: TextTokenizer) -> dict[str, Any]:
         samples = self.held_out()
         if control == "mean_segment":
             samples = [s for s in samples if s.task == "moment_retrieval"]
@@ -353,7 +344,7 @@ class Trainer:
             )
         return out
 
-    def _summary(self, model: TimeExpert) -> dict[str, Any]:
+    def _summary(self, model: Any) -> dict[str, Any]:
         rows = _rows(self.run.metrics, "eval")
         stages = [{"name": r["stage"], **flat_figures(r)} for r in rows if r["control"] is None]
         controls = {r["control"]: flat_figures(r) for r in rows if r["control"] is not None}
@@ -387,11 +378,6 @@ def _rows(metrics: Path, kind: str) -> list[dict[str, Any]]:
         return []
     rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines() if line]
     return [row for row in rows if row["kind"] == kind]
-
-
-def _texts(dataset: ShardDataset) -> list[str]:
-    samples = [dataset.sample(i) for i in range(len(dataset))]
-    return [t for s in samples for t in (s.prompt, *(e.text for e in s.events)) if t]
 
 
 def run_and_report(trainer: Trainer, only: Sequence[str] = ()) -> int:

@@ -91,7 +91,7 @@ def train_ranks(config: Any, out: Path, only: tuple[str, ...] = ()) -> dict[str,
     from timeexpert.stages.train import Trainer
 
     torch.set_num_threads(1)
-    with start(config.parallel, config.model.moe.slots, "cpu") as (engine, device):
+    with start(config.parallel, config.model.expert_slots, "cpu") as (engine, device):
         folder = RunFolder(out) if engine.is_main else ForeignRunFolder(out)
         with folder.locked():
             return Trainer(config, folder, device, Console(quiet=True), engine).execute(only)

@@ -15,8 +15,8 @@ from timeexpert.data.records import TASKS
 from timeexpert.data.scenes import SynthConfig, make_scene
 from timeexpert.data.synthetic import encode
 from timeexpert.errors import UserError
+from timeexpert.model.answering import TASK_LIMITS
 from timeexpert.predict import (
-    TASK_LIMITS,
     Clip,
     InferenceConfig,
     Predictor,

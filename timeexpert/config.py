@@ -28,6 +28,19 @@ class ConfigError(UserError):
     """A config that cannot be used: unknown key, wrong type, impossible combination."""
 
 
+def at_least(least: int, config: object, *names: str) -> None:
+    """Raises :class:`ConfigError` unless each named field of ``config`` is ``least`` or more."""
+    for name in names:
+        if getattr(config, name) < least:
+            raise ConfigError(f"{name} ({getattr(config, name)}) must be {least} or more.")
+
+
+def divisible(config: object, name: str, by: str) -> None:
+    """Raises :class:`ConfigError` unless field ``name`` of ``config`` is a multiple of field ``by``."""
+    if getattr(config, name) % getattr(config, by):
+        raise ConfigError(f"{name} ({getattr(config, name)}) is not divisible by {by} ({getattr(config, by)}).")
+
+
 class _Loader(yaml.SafeLoader):
     """YAML's safe loader, which keeps the last of two equal keys without a word: here that is an error."""
 
@@ -140,9 +153,18 @@ def dump(config: Any) -> str:
 
 
 def from_tree(cls: type[T], tree: Any, where: str = "") -> T:
-    """Build dataclass ``cls`` from a mapping, checking names and types. ``where`` is the key path so far."""
+    """Build dataclass ``cls`` from a mapping, checking names and types. ``where`` is the key path so far.
+
+    A class may have a static method ``variant(tree)`` that returns the class to build in its place.
+    """
     if not isinstance(tree, dict):
         raise ConfigError(f"{where or 'config'} ({tree!r}) must be a mapping with {_names(cls)}.")
+    variant = getattr(cls, "variant", None)
+    if variant is not None:
+        try:
+            cls = variant(tree)
+        except ConfigError as error:
+            raise ConfigError(f"{_join(where, str(error))}") from None
     hints = typing.get_type_hints(cls)
     known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for key in tree:

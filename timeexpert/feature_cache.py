@@ -22,6 +22,7 @@ from timeexpert.data.features import FeatureFile, write_features
 from timeexpert.data.media import FEATURES_SUFFIX
 from timeexpert.data.sampling import uniform_times
 from timeexpert.data.video import Video, on_screen
+from timeexpert.families import check_family
 from timeexpert.model import TimeExpertConfig
 from timeexpert.model.vision import tower_features, tower_identity
 from timeexpert.predict import pick_device, resolve_model
@@ -148,6 +149,7 @@ def cache_features(
     Each of ``workers`` processes holds the tower. Raises ``UserError`` where the model or the output cannot be used.
     """
     place, folder = pick_device(device), resolve_model(model)
+    check_family(folder, "timeexpert", "keeping features")
     if (folder / MANIFEST).is_file():
         verify(folder)
     threads = max(1, torch.get_num_threads() // max(1, workers))

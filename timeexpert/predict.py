@@ -8,7 +8,7 @@ import json
 import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,30 +19,19 @@ from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from timeexpert.checkpoint import TRAINER_STATE, CheckpointError, load_weights, verify
-from timeexpert.data.batch import Frames, join_frames
 from timeexpert.data.features import FeatureFile, FeaturesError, refuse_missing_frames, refuse_other_tower
 from timeexpert.data.frames import FrameReader, Source
 from timeexpert.data.media import is_features
 from timeexpert.data.video import Video
 from timeexpert.errors import UserError
-from timeexpert.model import TimeExpert, TimeExpertConfig
-from timeexpert.model.confidence import Confidence, event_confidences
-from timeexpert.model.decoding import STEP_ROWS, EncodedVideo, Writing, begin, encode_video, step
-from timeexpert.model.generation import plain_text
+from timeexpert.families import family_in, family_of
+from timeexpert.model.answering import Budget, Clip, Prediction, Request
+from timeexpert.model.decoding import STEP_ROWS, EncodedVideo, Writing
 from timeexpert.model.vision import tower_identity
-from timeexpert.tokenization import EventCodec, EventGrammar, EventSequence, GrammarLimits, Problem, interleave
-from timeexpert.tokenization.interleave import frame_ids
+from timeexpert.tokenization import EventSequence
 from timeexpert.tokenization.text import TextTokenizer, load_text
 
 INFERENCE = "inference.json"
-# What an answer of each task looks like: times per event, scores per event. Free prompts may be anything.
-TASK_LIMITS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "general": ((0,), (0,)),
-    "dense_captioning": ((2,), (0,)),
-    "action_segmentation": ((2,), (0,)),
-    "moment_retrieval": ((2,), (0,)),
-    "highlight_detection": ((1,), (1,)),
-}
 
 
 @dataclass(frozen=True)
@@ -70,52 +59,6 @@ class InferenceConfig:
         (folder / INFERENCE).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class Clip:
-    """Sampled frames of one video (uint8 [n, H, W, 3], or features of them), their times, its duration (seconds)."""
-
-    frames: Frames
-    times_s: np.ndarray
-    duration_s: float
-
-
-@dataclass(frozen=True)
-class Request:
-    """One question about one clip. ``task`` narrows the grammar (see ``TASK_LIMITS``); ``max_tokens`` is an upper limit
-    of the answer within the model's own."""
-
-    clip: Clip
-    prompt: str
-    task: str | None = None
-    max_tokens: int | None = None
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The answer: events, what did not parse, which frame times the model saw, and how many tokens it took
-    (visual and frame-time tokens are the prompt's, the end of sequence is the completion's). ``text`` is the answer
-    as it was written (:meth:`EventCodec.transcript`). ``confidences``: one per event, see
-    :func:`timeexpert.model.confidence.event_confidences`."""
-
-    events: EventSequence
-    problems: list[Problem] = field(default_factory=list)
-    frame_times_s: tuple[float, ...] = ()
-    duration_s: float = 0.0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    text: str = ""
-    confidences: list[Confidence] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON object; times in seconds."""
-        return {
-            "events": self.events.to_json(),
-            "problems": [{"position": p.position, "reason": p.reason} for p in self.problems],
-            "frame_times_s": list(self.frame_times_s),
-            "duration_s": self.duration_s,
-        }
-
-
 def pick_device(name: str) -> torch.device:
     """``auto``: a CUDA or ROCm device where there is one, else the CPU. Raises :class:`UserError`."""
     if name == "auto":
@@ -127,18 +70,21 @@ def pick_device(name: str) -> torch.device:
         raise UserError(f"device {name!r} cannot be used: {reason} Choose auto, cpu, cuda or cuda:N.") from None
 
 
-def load_model(folder: str | Path, config: TimeExpertConfig | None = None) -> TimeExpert:
+def load_model(folder: str | Path, config: Any = None) -> Any:
     """The model of a folder, with its own config or another one of the same shapes; also of a checkpoint of training.
+
+    Its family follows from the folder's config.json; :class:`timeexpert.model.protocol.VideoLLM` says what it offers.
 
     Its weights are copied out of the mapped file: there they lie at odd addresses, where matrix products
     round otherwise, and a run that was interrupted would not repeat an unbroken one.
     """
     disable_progress_bar()  # transformers' bar over a few tensors would only flicker
+    found = family_in(Path(folder))
     if (Path(folder) / TRAINER_STATE).is_file():  # its weights may lie in blocks of many ranks
-        model = TimeExpert(config or TimeExpertConfig.from_pretrained(folder, local_files_only=True))
+        model = found.model_class(config or found.config_class.from_pretrained(folder, local_files_only=True))
         load_weights(model, Path(folder))
         return model.eval()
-    model = TimeExpert.from_pretrained(folder, config=config, local_files_only=True, use_safetensors=True)
+    model = found.model_class.from_pretrained(folder, config=config, local_files_only=True, use_safetensors=True)
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
     return model
@@ -159,16 +105,14 @@ def resolve_model(path: str | Path) -> Path:
 
 
 class Predictor:
-    """Asks a model. Greedy and deterministic; every answer follows the event grammar, so it parses."""
+    """Asks a model of any family. Greedy and deterministic; what differs between families is in :attr:`answering`."""
 
     def __init__(
-        self, model: TimeExpert, text: TextTokenizer, config: InferenceConfig, *, reader: FrameReader | None = None
+        self, model: Any, text: TextTokenizer, config: InferenceConfig, *, reader: FrameReader | None = None
     ) -> None:
         self.model, self.text, self.config = model, text, config
-        formats = model.config
-        self.codec = EventCodec(text, formats.time_format, formats.score_format)
-        self.reader = reader or FrameReader(formats.vision_config.image_size)
-        self.plain = plain_text(self.codec.ids, text.special_ids)
+        self.answering = family_of(model).answering(model, text)
+        self.reader = reader or FrameReader(self.answering.image_size)
         self._asking = threading.Lock()
 
     @classmethod
@@ -201,11 +145,14 @@ class Predictor:
         return Clip(*self.reader.read(key, lambda: (source, label), count))
 
     @cached_property
-    def _tower(self) -> dict[str, Any]:
-        return tower_identity(self.model.frame_encoder.vision_tower)
+    def _tower(self) -> dict[str, Any] | None:
+        return None if self.answering.tower is None else tower_identity(self.answering.tower)
 
     def check_features(self, kind: dict[str, Any], num_frames: int, where: object) -> None:
         """Raises :class:`FeaturesError` where features of ``kind`` are not what this model makes of ``num_frames``."""
+        if self._tower is None:
+            family = self.model.config.model_type
+            raise FeaturesError(f"{where}: holds features, and models of the family {family} take frames only.")
         refuse_other_tower(kind, self._tower, where)
         refuse_missing_frames(kind, [num_frames], "uniform", where)
 
@@ -226,68 +173,50 @@ class Predictor:
         """Events of one video for one prompt."""
         return self.answer([Request(self.clip(source, name=name), prompt, task)])[0]
 
-    def limits(self, request: Request) -> GrammarLimits:
-        """What the answer may hold: the task's counts, times within the video, the token budget."""
-        times, scores = TASK_LIMITS.get(request.task or "", ((0, 1, 2), (0, 1)))
-        return GrammarLimits(
-            times=times,
-            scores=scores,
-            max_events=1 if times == (0,) else self.config.max_events,
-            max_tokens=min(request.max_tokens or self.config.max_new_tokens, self.config.max_new_tokens),
-            max_time_s=request.clip.duration_s,
-        )
-
-    def shown_s(self, times_s: Sequence[float] | np.ndarray) -> tuple[float, ...]:
-        """Frame times as the model reads them: rounded to what its digits can say."""
-        return tuple(float(self.codec.time_format.quantize(float(t))) for t in times_s)
+    def budget(self, request: Request) -> Budget:
+        """What the answer may take: what was asked for, within what the model was trained to write."""
+        most = self.config.max_new_tokens
+        return Budget(min(request.max_tokens or most, most), self.config.max_events)
 
     def prompt_ids(self, request: Request) -> tuple[list[int], tuple[float, ...]]:
-        """Token ids up to where the answer begins, and the frame times as the model reads them."""
-        shown_s = self.shown_s(request.clip.times_s)
-        ids = interleave(
-            self.codec,
-            self.text,
-            request.prompt,
-            shown_s,
-            visual_tokens_per_frame=self.model.config.tokens_per_frame,
-        )
-        return ids, shown_s
+        """Token ids up to where the answer begins, and the frame times as the model reads them.
+
+        Raises ``UserError`` for a time or a text that cannot be written.
+        """
+        shown_s = self.answering.shown_s(request.clip.times_s)
+        return [*self.answering.writer.video(shown_s), *self.answering.question_ids(request)], shown_s
 
     def encode(self, clip: Clip) -> EncodedVideo:
         """What the decoder keeps of a video, whatever is asked about it; for :meth:`begin`."""
-        return self.encode_visual(self.visual_tokens(clip.frames), clip.times_s)
+        return self.encode_visual(self.visual_tokens(clip), clip.times_s)
 
     @torch.inference_mode()
-    def visual_tokens(self, frames: Frames) -> Tensor:
-        """Frames, or features of them, through tower and compressor: (n, tokens per frame, D)."""
-        return self.model.frame_encoder(join_frames([frames]).to(self.device))
+    def visual_tokens(self, clip: Clip) -> Tensor:
+        """The visual tokens of a clip, as the decoder takes them: (..., D)."""
+        return self.answering.visual_tokens(clip)
 
     @torch.inference_mode()
     def encode_visual(self, visual: Tensor, times_s: Sequence[float] | np.ndarray) -> EncodedVideo:
         """:meth:`encode` from visual tokens and frame times. Raises ``UserError`` for a time outside the format."""
-        ids = [*self.text.prompt("")[0], *frame_ids(self.codec, self.shown_s(times_s), visual.shape[1])]
-        return encode_video(self.model, ids, visual)
+        return self.answering.encode(visual, times_s)
 
     @torch.inference_mode()
     def begin(self, request: Request, video: EncodedVideo, *, record: bool = False) -> Writing:
         """The first token of an answer. ``record`` keeps who computes each token."""
-        question = self.text.prompt(request.prompt)[1]
-        grammar = EventGrammar(self.codec, self.limits(request))
-        return begin(self.model, video, question, grammar, self.plain, record=record)
+        return self.answering.begin(request, video, self.budget(request), record=record)
 
     @torch.inference_mode()
     def step(self, answers: Sequence[Writing]) -> None:
         """One token more of each of up to ``STEP_ROWS`` answers that are not done."""
-        step(self.model, answers, self.plain)
+        self.answering.step(answers)
 
     def prediction(self, request: Request, answer: Writing) -> Prediction:
         """What a finished answer says."""
-        events, problems = self.codec.decode(answer.tokens)
-        shown_s, duration_s = self.shown_s(request.clip.times_s), request.clip.duration_s
-        confidences = event_confidences(self.codec, answer.tokens, answer.logprobs)
+        events, problems, said = self.answering.told(answer.tokens, request.task)
+        shown_s, duration_s = self.answering.shown_s(request.clip.times_s), request.clip.duration_s
         counts = len(answer.prompt_ids), len(answer.tokens)
-        said = self.codec.transcript(answer.tokens)
-        return Prediction(events, problems, shown_s, duration_s, *counts, said, confidences)
+        sure = self.answering.confidences(answer)
+        return Prediction(events, problems, shown_s, duration_s, *counts, said, sure)
 
     def answer(self, requests: Sequence[Request], *, noise_seed: int | None = None) -> list[Prediction]:
         """Answers of a batch, in order, each as if it were asked alone. Requests with the same clip share its encoding.
@@ -356,3 +285,16 @@ def _with_noise(request: Request, seed: int, size: int) -> Request:
     rng = np.random.default_rng([seed, int.from_bytes(asked[:8], "big")])
     noise = rng.integers(0, 256, (len(request.clip.times_s), size, size, 3), dtype=np.uint8)
     return replace(request, clip=replace(request.clip, frames=noise))
+
+
+__all__ = [
+    "INFERENCE",
+    "Clip",
+    "InferenceConfig",
+    "Prediction",
+    "Predictor",
+    "Request",
+    "load_model",
+    "pick_device",
+    "resolve_model",
+]

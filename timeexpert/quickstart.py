@@ -43,11 +43,10 @@ def quickstart(config_name: str, overrides: Sequence[str], out: Path | None, dev
     videos = sorted((folder.path / "data").glob(f"{config.data.eval or '*'}.raw/media/*.mp4"))
     video = videos[0] if videos else "VIDEO.mp4"  # the raw videos may be gone: shards hold them too
     console.print("next:", style="bold")
-    for line in (
-        f'timeexpert predict {folder.path} {video} "What happens, and when?"',
-        f"timeexpert experts report {folder.path}",
-        f"timeexpert serve {folder.path}",
-    ):
+    lines = [f'timeexpert predict {folder.path} {video} "What happens, and when?"', f"timeexpert serve {folder.path}"]
+    if config.model.has_experts:
+        lines.insert(1, f"timeexpert experts report {folder.path}")
+    for line in lines:
         console.print(f"  {escape(line)}", highlight=False, soft_wrap=True)
     return 0
 

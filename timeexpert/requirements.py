@@ -45,7 +45,7 @@ EXTRAS = {
         "triton>=3.4; sys_platform == 'linux'",
     ],
 }
-EXTRAS["test"] += EXTRAS["serve"]
+EXTRAS["test"] += [*EXTRAS["serve"], *EXTRAS["peft"]]
 # lmms-eval asks for av<16, so no pip installs it beside this package: it only talks to a server, from an environment of
 # its own (docs/evaluation.md). So do 0.5.0, 0.6.1 and 0.7; 0.7.3 was tried.
 LMMS_EVAL = "lmms-eval>=0.7.3,<0.8"

@@ -70,6 +70,16 @@ class EventGrammar:
         if self.limits.max_time_s is not None:
             self._time_cap = codec.times.encode_number(min(self.limits.max_time_s, codec.time_format.max_value))
 
+    @property
+    def max_tokens(self) -> int | None:
+        """The budget within which the answer closes."""
+        return self.limits.max_tokens
+
+    @property
+    def eos_id(self) -> int:
+        """What ends an answer."""
+        return self.codec.text.eos_id
+
     @staticmethod
     def _shortest_list(number_format: NumberFormat, counts: tuple[int, ...]) -> int:
         """Tokens of the shortest list: per number its symbols and one ``<sep>`` or the closing ``<sync>``."""
@@ -147,3 +157,19 @@ class EventGrammar:
         if cap is not None and current == cap[:place]:
             symbols = [s for s in symbols if s <= cap[place]]
         return symbols or [NumericVocab.sync]
+
+
+@dataclass(frozen=True)
+class TextGrammar:
+    """The rule of answers in words: any text piece or the end of sequence, up to ``max_tokens``."""
+
+    eos_id: int
+    max_tokens: int
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise GrammarError(f"max_tokens ({self.max_tokens}) must be 1 or more.")
+
+    def allowed(self, answer: Sequence[int]) -> Allowed:
+        """What may follow ``answer``."""
+        return Allowed((self.eos_id,), text=True)

@@ -32,7 +32,7 @@ def check(nodes: int, ranks_per_node: int, min_free_gb: float, arguments: Sequen
     ranks = check_devices(args.device, ranks_per_node)
     if config.parallel.engine == "deepspeed":
         check_deepspeed()
-    config.parallel.degrees(nodes * ranks, config.model.moe.slots, ranks)
+    config.parallel.degrees(nodes * ranks, config.model.expert_slots, ranks)
     check_data(config, args.stage, nodes * ranks)
     check_folder(args.out or Path("runs") / config.name, min_free_gb)
     return ranks

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from timeexpert.data.collate import BatchLoader, Reading, VideoQuestions, build_row, pad_rows
+from timeexpert.data.collate import BatchLoader, EventWriter, Reading, VideoQuestions, build_row, pad_rows
 from timeexpert.data.frames import FrameReader
 from timeexpert.data.loader import PlannedLoader
 from timeexpert.data.mixture import BatchPlanner, Mixture, SampleRef
@@ -40,7 +40,8 @@ CODEC = EventCodec(TEXT, NumberFormat(1, 0), NumberFormat(1, 0))  # one digit: t
 IDS = CODEC.ids
 FRAMES = np.zeros((2, 4, 4, 3), np.uint8)
 TIMES_S = np.array([2.0, 7.0])
-READING = Reading(num_frames=(2,), tokens_per_frame=2)
+WRITER = EventWriter(CODEC, TEXT, 2)
+READING = Reading(num_frames=(2,))
 
 
 def sample(id: str, prompt: str, *events: Event, task: str = "moment_retrieval") -> Sample:
@@ -48,7 +49,7 @@ def sample(id: str, prompt: str, *events: Event, task: str = "moment_retrieval")
 
 
 def row_of(*samples: Sample, **reading: Any) -> Any:
-    return build_row(CODEC, TEXT, samples, FRAMES, TIMES_S, Reading(**{**vars(READING), **reading}))
+    return build_row(WRITER, samples, FRAMES, TIMES_S.tolist(), Reading(**{**vars(READING), **reading}))
 
 
 def answer_ids(*events: Event) -> list[int]:
@@ -178,10 +179,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> SentencePieceText:
 
 def batch_loader(folder: Path, text: Any, **reading: Any) -> BatchLoader:
     tasks = ("moment_retrieval", "dense_captioning", "highlight_detection")
-    settings = Reading(
-        **{"num_frames": (2, 3), "tokens_per_frame": 2, "questions_per_video": 2, "tasks": tasks, **reading}
-    )
-    return BatchLoader([VideoQuestions(ShardDataset(folder), tasks)], FrameReader(16), EventCodec(text), text, settings)
+    settings = Reading(**{"num_frames": (2, 3), "questions_per_video": 2, "tasks": tasks, **reading})
+    writer = EventWriter(EventCodec(text), text, 2)
+    return BatchLoader([VideoQuestions(ShardDataset(folder), tasks)], FrameReader(16), writer, settings)
 
 
 def batches(load: BatchLoader, workers: int, count: int = 4) -> list[Any]:

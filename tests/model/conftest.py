@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from timeexpert.data.collate import Reading, Row, build_row
+from timeexpert.data.collate import EventWriter, Reading, Row, build_row
 from timeexpert.data.records import Sample
 from timeexpert.model import TimeExpert, TimeExpertConfig
 from timeexpert.tokenization import Event, EventCodec, EventSequence
@@ -104,7 +104,7 @@ def row_of(
 ) -> Row:
     """One token row with all ``samples`` behind the frames of one video."""
     times_s = np.arange(num_frames) * 2.0
-    reading = Reading((num_frames,), tokens_per_frame=TOKENS_PER_FRAME)
-    row, dropped = build_row(codec, text, samples, noise_frames(num_frames, seed), times_s, reading)
+    writer = EventWriter(codec, text, TOKENS_PER_FRAME)
+    row, dropped = build_row(writer, samples, noise_frames(num_frames, seed), times_s.tolist(), Reading((num_frames,)))
     assert not dropped
     return row

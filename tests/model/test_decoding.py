@@ -61,7 +61,7 @@ def test_steps_give_the_probabilities_of_one_pass_over_the_whole_row(tiny: Predi
             logits = tiny.model(ids, pixels).logits[0, len(answer.prompt_ids) - 1 : -1]
         for i, token in enumerate(answer.tokens):
             rule = answer.grammar.allowed(answer.tokens[:i])
-            allowed = tiny.plain.clone() if rule.text else torch.zeros_like(tiny.plain)
+            allowed = tiny.answering.plain.clone() if rule.text else torch.zeros_like(tiny.answering.plain)
             allowed[list(rule.ids)] = True
             expected = logits[i].masked_fill(~allowed, float("-inf")).log_softmax(-1)
             assert float(expected[token]) == pytest.approx(answer.logprobs[i], abs=2e-4)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from timeexpert.data.collate import EventWriter
 from timeexpert.data.scenes import SynthConfig, make_scene
 from timeexpert.data.synthetic import encode
 from timeexpert.model import TimeExpert, TimeExpertConfig
@@ -60,7 +61,7 @@ def test_generation_step_by_step_and_one_pass_over_the_whole_answer_use_the_same
     shipped: Predictor, asked: Request, traced: ExpertTrace
 ) -> None:
     prompt, _ = shipped.prompt_ids(asked)
-    answer = shipped.codec.encode(traced.prediction.events, end=False, pairs=True)
+    answer = shipped.answering.codec.encode(traced.prediction.events, end=False, pairs=True)
     ids = torch.tensor([prompt + answer])
     model = shipped.model
     with torch.inference_mode():
@@ -84,7 +85,8 @@ def test_tracing_changes_no_answer_and_leaves_no_hook(shipped: Predictor, asked:
     assert sum(hooks(shipped.model)) == before
     assert again.prediction == shipped.answer([asked])[0] == traced.prediction
     broken = Predictor(shipped.model, shipped.text, shipped.config)
-    broken.codec = EventCodec(shipped.text, shipped.codec.score_format)  # cannot write these frame times
+    narrow = EventCodec(shipped.text, shipped.answering.codec.score_format)
+    broken.answering.writer = EventWriter(narrow, shipped.text)  # cannot write these frame times
     with pytest.raises(ValueError, match="is"):
         trace(broken, asked)
     assert sum(hooks(shipped.model)) == before
@@ -119,7 +121,7 @@ def test_shares_of_a_frame_are_of_its_own_tokens(traced: ExpertTrace) -> None:
 
 
 def test_words_of_an_answer(shipped: Predictor) -> None:
-    codec = shipped.codec
+    codec = shipped.answering.codec
     ids = codec.encode([Event(3.0, 11.5, (4.5,), "a red square moves"), Event(text="left")], end=False)
     joined: dict[int, str] = {}
     for text, word in words(codec, ids):
@@ -130,8 +132,8 @@ def test_words_of_an_answer(shipped: Predictor) -> None:
 
 
 def test_characters_made_of_several_byte_tokens_are_written(shipped: Predictor) -> None:
-    ids = shipped.codec.encode([Event(text="é 漢 red")], end=False)
-    written = words(shipped.codec, ids)
+    ids = shipped.answering.codec.encode([Event(text="é 漢 red")], end=False)
+    written = words(shipped.answering.codec, ids)
     assert len(written) == len(ids) > 8
     joined: dict[int, str] = {}
     for text, word in written:

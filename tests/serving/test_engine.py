@@ -137,11 +137,11 @@ def test_the_pieces_of_a_streamed_answer_make_its_text(running: Engine, asked: l
 
 
 def test_every_beginning_of_an_answer_reads_as_a_beginning_of_its_text(tiny: Predictor) -> None:
-    codec = tiny.codec
+    codec = tiny.answering.codec
     told = [Event(1.0, 2.5, (), "ä red 漢 circle"), Event(3.0, 3.0, (3.0,), ""), Event(None, None, (), "two  words ")]
     tokens = codec.encode(told)
     whole = "\n".join(readable(event) for event in codec.decode(tokens)[0])
-    seen = [text_so_far(codec, tokens[:n]) for n in range(len(tokens) + 1)]
+    seen = [text_so_far(tiny.answering.events_so_far(tokens[:n], None)) for n in range(len(tokens) + 1)]
     assert all(whole.startswith(text) for text in seen)
     assert seen[0] == "" and len(set(seen)) > 6
 
@@ -155,7 +155,7 @@ def test_a_confidence_is_the_probability_of_the_digits(tiny: Predictor, asked: l
     while not writing.done:
         tiny.step([writing])
     (confidence,) = tiny.prediction(request, writing).confidences
-    width = tiny.codec.time_format.width  # <sync>, then start, <sep>, end, <sync>
+    width = tiny.answering.codec.time_format.width  # <sync>, then start, <sep>, end, <sync>
     start, end = writing.logprobs[1 : 1 + width], writing.logprobs[2 + width : 2 + 2 * width]
     assert confidence["start"] == pytest.approx(math.exp(sum(start)), rel=1e-12)
     assert confidence["end"] == pytest.approx(math.exp(sum(end)), rel=1e-12)
@@ -253,7 +253,7 @@ def test_frames_with_times_are_answered_as_the_clip_they_are_of(
     reply = running.answer(Question(FrameSequence(clip.frames, tuple(clip.times_s)), *PROMPTS[0]))
     step_s = float(np.median(np.diff(clip.times_s)))
     assert reply.prediction.duration_s == clip.times_s[-1] + step_s
-    assert reply.prediction.frame_times_s == tiny.shown_s(clip.times_s)
+    assert reply.prediction.frame_times_s == tiny.answering.shown_s(clip.times_s)
     large = np.repeat(np.repeat(clip.frames, 2, 1), 2, 2)
     assert running.answer(Question(FrameSequence(large, tuple(clip.times_s)), *PROMPTS[0])).prediction.events
     with pytest.raises(RequestError, match="in order"):

@@ -34,10 +34,13 @@ def test_a_video_that_cannot_be_read_is_a_miss_in_an_unchanged_denominator(
 def test_a_time_that_the_model_cannot_write_is_an_unreadable_video_and_no_crash(
     tiny_run: Path, tiny_data: Path
 ) -> None:
+    from timeexpert.data.collate import EventWriter
     from timeexpert.tokenization import EventCodec, NumberFormat
 
     predictor = Predictor.load(tiny_run, device="cpu")
-    predictor.codec = EventCodec(predictor.text, NumberFormat(1, 1), NumberFormat(1, 1))
+    predictor.answering.writer = EventWriter(
+        EventCodec(predictor.text, NumberFormat(1, 1), NumberFormat(1, 1)), predictor.text
+    )
     dataset = ShardDataset(tiny_data / "held_out")
     sample = dataset.sample(0)
     read = predictor.reader.read

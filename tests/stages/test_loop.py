@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 
 from tests.tiny import STAGE, TIMED, config_tree, rows, run_config, train
 from timeexpert.checkpoint import optimizer_tensors
+from timeexpert.families.timeexpert.settings import PREFIXES as PARTS
 from timeexpert.parallel import OneProcess
-from timeexpert.stages.config import PARTS, StageConfig
+from timeexpert.stages.config import StageConfig
 from timeexpert.stages.feed import FeedError
 from timeexpert.stages.loop import StageRun, TrainingError
 from timeexpert.stages.optim import rate

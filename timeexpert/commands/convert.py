@@ -67,6 +67,8 @@ def from_aria_folder(args: argparse.Namespace) -> dict[str, Any]:
 
     from timeexpert.checkpoint import write_folder
     from timeexpert.config import load
+    from timeexpert.errors import UserError
+    from timeexpert.families.timeexpert.settings import ModelConfig
     from timeexpert.model.weights import from_aria
     from timeexpert.paths import config_path
     from timeexpert.predict import InferenceConfig
@@ -74,6 +76,8 @@ def from_aria_folder(args: argparse.Namespace) -> dict[str, Any]:
     from timeexpert.stages.models import model_config
 
     config = load(RunConfig, config_path(args.config), args.overrides)
+    if not isinstance(config.model, ModelConfig):
+        raise UserError(f"{args.config}: ARIA's weights are for model.family timeexpert, not {config.model.family}.")
     text = _tokenizer(args.source, config.text.prompt_format)
     dtype = getattr(torch, args.dtype) if args.dtype else None
     model, report = from_aria(args.source, model_config(config, text), dtype=dtype)
@@ -95,12 +99,14 @@ def to_aria_folder(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from timeexpert.checkpoint import verify, write_folder
+    from timeexpert.families import check_family
     from timeexpert.model import TimeExpert
     from timeexpert.model.weights import aria_config, left_out, to_aria
     from timeexpert.predict import resolve_model
     from timeexpert.tokenization.text import load_text
 
     source = resolve_model(args.source)
+    check_family(source, "timeexpert", "--to-aria")
     verify(source)
     model = TimeExpert.from_pretrained(source, local_files_only=True, use_safetensors=True)
     if args.dtype:
@@ -124,11 +130,13 @@ def compact_folder(args: argparse.Namespace) -> dict[str, Any]:
     import shutil
 
     from timeexpert.checkpoint import verify, write_folder
+    from timeexpert.families import check_family
     from timeexpert.model.compact import compact
     from timeexpert.predict import INFERENCE, load_model, resolve_model
     from timeexpert.tokenization.text import load_text
 
     source = resolve_model(args.source)
+    check_family(source, "timeexpert", "--compact")
     verify(source)
     model, text = load_model(source), load_text(source)
     small = compact(model)

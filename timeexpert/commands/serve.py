@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         predictor = Predictor.load(args.model, device=args.device)
         settings = ServerSettings(
             model=args.model.resolve().name,
-            frame_size=predictor.model.config.vision_config.image_size,
+            frame_size=predictor.answering.image_size,
             api_key=key,
             allowed_folder=args.allowed_local_media_path,
             allowed_domains=tuple(domain.lower() for domain in args.allowed_media_domains),

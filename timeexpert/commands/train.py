@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from timeexpert.stages.train import Trainer, run_and_report
 
     path = args.out or Path("runs") / config.name
-    with start(config.parallel, config.model.moe.slots, args.device) as (engine, device):
+    with start(config.parallel, config.model.expert_slots, args.device) as (engine, device):
         folder = RunFolder(path) if engine.is_main else ForeignRunFolder(path)
         console = Console(quiet=not engine.is_main)
         with folder.locked():

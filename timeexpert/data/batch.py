@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -52,11 +53,12 @@ class VideoBatch:
     datasets: tuple[int, ...] = ()
     dropped: tuple[tuple[str, str], ...] = ()
 
-    def to(self, device: torch.device) -> VideoBatch:
-        """The same batch on ``device``."""
-        names = ("input_ids", "attention_mask", "labels", "pixel_values", "position_ids", "turns")
-        tensors = {n: getattr(self, n) for n in names}
-        return replace(self, **{n: t.to(device, non_blocking=True) for n, t in tensors.items() if t is not None})
+    def to(self, device: torch.device) -> Self:
+        """The same batch on ``device``, with the tensors that a family's own kind of batch adds."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        tensors = {n: v for n, v in values.items() if isinstance(v, Tensor)}
+        moved: dict[str, Any] = {n: t.to(device, non_blocking=True) for n, t in tensors.items()}
+        return replace(self, **moved)
 
     @property
     def decoder_mask(self) -> Tensor:

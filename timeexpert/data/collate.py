@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from timeexpert.data.batch import Frames, VideoBatch, join_frames
 from timeexpert.data.frames import FrameReader
 from timeexpert.data.mixture import SampleRef
 from timeexpert.data.records import SEGMENT_TASKS, Sample
+from timeexpert.data.sampling import uniform_times
 from timeexpert.data.shard_index import VideoRecord
 from timeexpert.data.shards import ShardDataset
 from timeexpert.errors import UserError
@@ -38,7 +40,6 @@ class Reading:
     tasks: tuple[str, ...] = ()
     questions_per_video: int = 1
     max_tokens: int = 4096
-    tokens_per_frame: int = 8
     seed: int = 0
     total_draws: int | None = None
 
@@ -60,6 +61,7 @@ class Row:
     turns: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     frames: Frames | None = None
+    times_s: tuple[float, ...] = ()  # of the frames, as the model reads them
     sample_ids: list[str] = field(default_factory=list)
     dataset: int = 0
 
@@ -71,34 +73,96 @@ class Row:
         self.positions += range(start, start + len(ids))
 
 
+class RowWriter(Protocol):
+    """How a family of models writes a row: the video's part, then questions and answers. Pickles, for workers.
+
+    Every method raises ``UserError`` for what its vocabulary or its numbers cannot say.
+    """
+
+    @property
+    def text(self) -> TextTokenizer:
+        """The vocabulary."""
+        ...
+
+    def shown_s(self, times_s: Sequence[float] | np.ndarray) -> tuple[float, ...]:
+        """Frame times (seconds) as the model reads them: rounded to what it can say."""
+        ...
+
+    def video(self, times_s: Sequence[float]) -> list[int]:
+        """Ids from the start of the prompt to the end of the video; ``times_s`` as :meth:`shown_s` gives them."""
+        ...
+
+    def video_length(self, num_frames: int) -> int:
+        """How many ids :meth:`video` gives for that many frames."""
+        ...
+
+    def question(self, prompt: str, times_s: Sequence[float]) -> list[int]:
+        """Ids behind the video, up to where the answer begins."""
+        ...
+
+    def answer(self, task: str, events: EventSequence) -> list[int]:
+        """Ids of the answer, the end of sequence included."""
+        ...
+
+    def batch(self, rows: Sequence[Row], dropped: Sequence[tuple[str, str]] = ()) -> VideoBatch:
+        """Rows of different lengths as one batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class EventWriter:
+    """TimeExpert's rows: visual tokens and the time of each frame, answers as event sequences (paper 3.1)."""
+
+    codec: EventCodec
+    text: TextTokenizer
+    tokens_per_frame: int = 8
+
+    def shown_s(self, times_s: Sequence[float] | np.ndarray) -> tuple[float, ...]:
+        """As :class:`RowWriter`."""
+        return tuple(float(self.codec.time_format.quantize(float(t))) for t in times_s)
+
+    def video(self, times_s: Sequence[float]) -> list[int]:
+        """As :class:`RowWriter`."""
+        return [*self.text.prompt("")[0], *frame_ids(self.codec, times_s, self.tokens_per_frame)]
+
+    def video_length(self, num_frames: int) -> int:
+        """As :class:`RowWriter`."""
+        return len(self.text.prompt("")[0]) + num_frames * (self.tokens_per_frame + self.codec.time_format.width)
+
+    def question(self, prompt: str, times_s: Sequence[float]) -> list[int]:
+        """As :class:`RowWriter`."""
+        return self.text.prompt(prompt)[1]
+
+    def answer(self, task: str, events: EventSequence) -> list[int]:
+        """As :class:`RowWriter`."""
+        return self.codec.encode(events, pairs=task in SEGMENT_TASKS)
+
+    def batch(self, rows: Sequence[Row], dropped: Sequence[tuple[str, str]] = ()) -> VideoBatch:
+        """As :class:`RowWriter`."""
+        return pad_rows(rows, self.text.pad_id, dropped)
+
+
 def build_row(
-    codec: EventCodec,
-    text: TextTokenizer,
-    samples: Sequence[Sample],
-    frames: Frames,
-    times_s: np.ndarray,
-    reading: Reading,
+    writer: RowWriter, samples: Sequence[Sample], frames: Frames, times_s: Sequence[float], reading: Reading
 ) -> tuple[Row, list[tuple[str, str]]]:
     """The token row of one video with several questions, and what was left out with its reason.
 
     Questions that would exceed ``max_tokens`` are left out whole; the first one may lose trailing events
     instead (never a part of an event).
     """
-    row, dropped = Row(frames=frames), []
-    prefix, _ = text.prompt("")
-    row.add([*prefix, *frame_ids(codec, list(times_s), reading.tokens_per_frame)], 0, 0, False)
+    row, dropped = Row(frames=frames, times_s=tuple(times_s)), []
+    row.add(writer.video(row.times_s), 0, 0, False)
     start = len(row.ids)
     for sample in samples:
         try:
-            _, suffix = text.prompt(sample.prompt)
-            events = _merged(snap_events(sample.events, list(times_s), reading.snap))  # type: ignore[arg-type]
-            pairs = sample.task in SEGMENT_TASKS
-            answer = codec.encode(events, pairs=pairs)
+            suffix = writer.question(sample.prompt, row.times_s)
+            events = _merged(snap_events(sample.events, row.times_s, reading.snap))  # type: ignore[arg-type]
+            answer = writer.answer(sample.task, events)
             room = reading.max_tokens - len(row.ids) - len(suffix)
             kept = len(events)
             while len(answer) > room and kept > 1 and not row.sample_ids:
                 kept -= 1
-                answer = codec.encode(events.events[:kept], pairs=pairs)
+                answer = writer.answer(sample.task, EventSequence(events.events[:kept]))
             if len(answer) > room:
                 dropped.append((sample.id, f"does not fit into max_tokens ({reading.max_tokens})"))
                 continue
@@ -194,11 +258,10 @@ class BatchLoader:
         self,
         sources: Sequence[VideoQuestions],
         reader: FrameReader,
-        codec: EventCodec,
-        text: TextTokenizer,
+        writer: RowWriter,
         reading: Reading,
     ) -> None:
-        self.sources, self.reader, self.codec, self.text, self.reading = sources, reader, codec, text, reading
+        self.sources, self.reader, self.writer, self.reading = sources, reader, writer, reading
 
     def _rng(self, ref: SampleRef) -> np.random.Generator:
         return np.random.default_rng([self.reading.seed, ref.dataset, ref.serial])
@@ -209,13 +272,11 @@ class BatchLoader:
         frames = reading.count(ref, rng)
         there, samples = self.sources[ref.dataset].frames_and_pick(ref.index, reading.questions_per_video, rng)
         frames = min(frames, there or frames)
-        per_frame = reading.tokens_per_frame + self.codec.time_format.width
-        total = len(self.text.prompt("")[0]) + frames * per_frame
+        total = self.writer.video_length(frames)
         for sample in samples:
             try:
-                total += len(self.text.prompt(sample.prompt)[1]) + len(
-                    self.codec.encode(sample.events, pairs=sample.task in SEGMENT_TASKS)
-                )
+                question = self.writer.question(sample.prompt, uniform_times(sample.duration_s or 1.0, frames).tolist())
+                total += len(question) + len(self.writer.answer(sample.task, sample.events))
             except UserError:
                 continue  # reported when the batch is loaded
         return min(total, reading.max_tokens)
@@ -235,10 +296,10 @@ class BatchLoader:
                 mode,  # type: ignore[arg-type]
                 rng,
             )
-            shown_s = np.array([float(self.codec.time_format.quantize(float(t))) for t in times_s])
+            shown_s = self.writer.shown_s(times_s)
         except UserError as error:
             return None, [(sample.id, str(error)) for sample in samples]
-        row, dropped = build_row(self.codec, self.text, samples, frames, shown_s, reading)
+        row, dropped = build_row(self.writer, samples, frames, shown_s, reading)
         row.dataset = ref.dataset
         return (row if row.sample_ids else None), dropped
 
@@ -250,4 +311,4 @@ class BatchLoader:
             dropped += left_out
             if row is not None:
                 rows.append(row)
-        return pad_rows(rows, self.text.pad_id, dropped) if rows else dropped
+        return self.writer.batch(rows, dropped) if rows else dropped

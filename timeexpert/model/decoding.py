@@ -12,19 +12,54 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 
 from timeexpert.moe import Routing
-from timeexpert.tokenization import EventGrammar
+from timeexpert.tokenization.grammar import Allowed
 
 from .generation import allowed_tokens
 from .row_cache import RowCache, StepCache
-from .timeexpert import TimeExpert
 
 STEP_ROWS = 8
+
+
+class Decodes(Protocol):
+    """What writing needs of a model; ``config.text_config`` is its decoder's."""
+
+    config: Any
+
+    def read(
+        self,
+        input_ids: Tensor,
+        visual: Tensor | None = None,
+        *,
+        cache: Cache | StepCache | None = None,
+        position_ids: Tensor | None = None,
+    ) -> tuple[Tensor, list[Routing]]:
+        """Pass ``input_ids`` (B, S), ``visual`` tokens in place of their placeholders, through the decoder.
+
+        Returns hidden states (B, S, D) and one routing per MoE layer. With a :class:`StepCache` S is 1 and
+        ``position_ids`` (B, 1) are given.
+        """
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., V) over all ids that can be written."""
+        ...
+
+
+class Grammar(Protocol):
+    """Which token may come next; ``max_tokens`` closes the answer, ``eos_id`` ends it."""
+
+    @property
+    def max_tokens(self) -> int | None: ...
+    @property
+    def eos_id(self) -> int: ...
+    def allowed(self, answer: Sequence[int]) -> Allowed: ...
 
 
 @dataclass(frozen=True)
@@ -36,7 +71,9 @@ class Routed:
 
     @classmethod
     def of(cls, routings: Sequence[Routing], rows: slice = slice(None)) -> Routed:
-        """From the routings of all layers; ``rows`` picks tokens."""
+        """From the routings of all layers; ``rows`` picks tokens. Of a model without experts nothing is kept."""
+        if not routings:
+            return cls(torch.empty(0, dtype=torch.bool), torch.empty(0, dtype=torch.bool))
         mask = torch.stack([routing.mask_TE[rows] for routing in routings])
         return cls(mask.cpu(), torch.stack([routing.fallback_T[rows] for routing in routings]).cpu())
 
@@ -64,7 +101,7 @@ class Writing:
     The end of sequence is written and never read, so it has no entry.
     """
 
-    grammar: EventGrammar
+    grammar: Grammar
     prompt_ids: list[int]
     cache: RowCache
     tokens: list[int] = field(default_factory=list)
@@ -74,47 +111,47 @@ class Writing:
     @property
     def done(self) -> bool:
         """Whether it is closed: by its end of sequence, or by its budget."""
-        budget = self.grammar.limits.max_tokens
-        ended = bool(self.tokens) and self.tokens[-1] == self.grammar.codec.text.eos_id
+        budget = self.grammar.max_tokens
+        ended = bool(self.tokens) and self.tokens[-1] == self.grammar.eos_id
         return ended or (budget is not None and len(self.tokens) >= budget)
 
 
-def encode_video(model: TimeExpert, ids: Sequence[int], visual: Tensor) -> EncodedVideo:
-    """``ids`` (S,) up to the question, ``visual`` (frames, tokens per frame, D) of the frame encoder."""
+def encode_video(model: Decodes, ids: Sequence[int], visual: Tensor) -> EncodedVideo:
+    """``ids`` (S,) up to the question, ``visual`` (..., D): the visual tokens of a video."""
     input_ids = torch.tensor([ids], device=visual.device)
     cache = DynamicCache(config=model.config.text_config)
-    _, routings = model.decoder(model.embed_visual(input_ids, visual), model.token_types(input_ids), cache=cache)
+    _, routings = model.read(input_ids, visual, cache=cache)
     keys, values = zip(*((layer.keys, layer.values) for layer in cache.layers), strict=True)
     return EncodedVideo(tuple(ids), keys, values, Routed.of(routings))
 
 
 def begin(
-    model: TimeExpert,
+    model: Decodes,
     video: EncodedVideo,
     question: Sequence[int],
-    grammar: EventGrammar,
+    grammar: Grammar,
     plain: Tensor,
     *,
     record: bool = False,
 ) -> Writing:
-    """Read the question's ids and write the first token. ``grammar`` has a budget of tokens; ``plain`` is
-    :func:`timeexpert.model.generation.plain_text`."""
-    assert grammar.limits.max_tokens is not None
+    """Read the question's ids and write the first token. ``grammar`` has a budget of tokens; ``plain`` (V,) bool: the
+    tokens that may stand inside text (:func:`timeexpert.model.generation.plain_text`)."""
+    assert grammar.max_tokens is not None
     input_ids = torch.tensor([question], device=video.keys[0].device)
     cache = DynamicCache(config=model.config.text_config)
     for layer, (key, value) in enumerate(zip(video.keys, video.values, strict=True)):
         cache.update(key, value, layer)
-    hidden, routings = model.decoder(model.embed(input_ids, None), model.token_types(input_ids), cache=cache)
+    hidden, routings = model.read(input_ids, cache=cache)
     keys, values = zip(*((layer.keys, layer.values) for layer in cache.layers), strict=True)
     prompt = [*video.ids, *question]
-    answer = Writing(grammar, prompt, RowCache(keys, values, len(prompt) + grammar.limits.max_tokens))
+    answer = Writing(grammar, prompt, RowCache(keys, values, len(prompt) + grammar.max_tokens))
     if record:
         answer.routed = [video.routed, Routed.of(routings)]
-    _write([answer], model.heads(hidden[:, -1]), plain)
+    _write([answer], model.logits(hidden[:, -1]), plain)
     return answer
 
 
-def step(model: TimeExpert, answers: Sequence[Writing], plain: Tensor) -> None:
+def step(model: Decodes, answers: Sequence[Writing], plain: Tensor) -> None:
     """Write the next token of each of up to :data:`STEP_ROWS` answers that are not done."""
     assert 0 < len(answers) <= STEP_ROWS and not any(answer.done for answer in answers)
     empty = STEP_ROWS - len(answers)
@@ -122,13 +159,12 @@ def step(model: TimeExpert, answers: Sequence[Writing], plain: Tensor) -> None:
     input_ids = torch.tensor([[answer.tokens[-1]] for answer in answers] + [[0]] * empty, device=device)
     positions = torch.tensor([[answer.cache.length] for answer in answers] + [[0]] * empty, device=device)
     cache = StepCache([answer.cache for answer in answers])
-    embeds, types = model.embed(input_ids, None), model.token_types(input_ids)
-    hidden, routings = model.decoder(embeds, types, position_ids=positions, cache=cache)
+    hidden, routings = model.read(input_ids, cache=cache, position_ids=positions)
     cache.advance()
     for i, answer in enumerate(answers):
         if answer.routed is not None:
             answer.routed.append(Routed.of(routings, slice(i, i + 1)))
-    _write(answers, model.heads(hidden[:, 0]), plain)
+    _write(answers, model.logits(hidden[:, 0]), plain)
 
 
 def _write(answers: Sequence[Writing], logits: Tensor, plain: Tensor) -> None:

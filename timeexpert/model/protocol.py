@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from timeexpert.data.batch import VideoBatch
-from timeexpert.moe import Routing
+from timeexpert.moe import ExpertStatistics, Gate, MoELayer, Routing
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,41 @@ class ModelOutput:
 
 
 class VideoLLM(Protocol):
-    """A trainable video LLM: what the stages, the predictor and the checkpoints need of a family."""
+    """A trainable video LLM: what the stages, the predictor and the checkpoints need of a family's model.
+
+    A transformers ``PreTrainedModel`` (``config``, ``save_pretrained``, ``from_pretrained``) that also writes answers
+    as :class:`timeexpert.model.decoding.Decodes` says. A model without experts has no ``moe_layers``, no
+    ``gates`` and no ``routings``; it needs neither ``token_types``, ``token_roles`` nor ``calibrate_gates``.
+    """
+
+    config: Any
+
+    @property
+    def features_tower(self) -> nn.Module | None:
+        """The tower whose features may come in place of frames; None where there is none."""
+        ...
+
+    @property
+    def moe_layers(self) -> list[MoELayer]:
+        """The MoE layer of each decoder layer."""
+        ...
+
+    @property
+    def gates(self) -> list[Gate]:
+        """The gate of each MoE layer."""
+        ...
+
+    def statistics(self) -> ExpertStatistics:
+        """A fresh tracker over the gates."""
+        ...
+
+    def sharding_units(self) -> list[nn.Module]:
+        """What is gathered from other ranks one at a time."""
+        ...
+
+    def set_gradient_checkpointing(self, enabled: bool) -> None:
+        """Recompute the decoder's activations in the backward pass instead of keeping them."""
+        ...
 
     def training_step(self, batch: VideoBatch, counts: dict[str, float]) -> ModelOutput:
         """Loss of one micro-batch; ``counts`` holds each stream's number of labels over the optimizer step."""

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.aria.modeling_aria import AriaProjector
 
 from timeexpert.data.batch import VideoBatch, join_batches
-from timeexpert.moe import Experts, ExpertStatistics, Gate, MoELayer, TokenRole, auxiliary_losses
+from timeexpert.moe import Experts, ExpertStatistics, Gate, MoELayer, Routing, TokenRole, auxiliary_losses
 from timeexpert.tokenization import TokenType
 
 from .compressor import SlotCompressor
@@ -26,6 +26,7 @@ from .config import TimeExpertConfig
 from .decoder import MoEDecoder
 from .number_tokens import TokenEmbedding, TokenHeads
 from .protocol import ModelOutput
+from .row_cache import StepCache
 from .vision import FrameEncoder
 
 STREAMS = ("text", "time", "score")
@@ -87,6 +88,12 @@ class TimeExpert(PreTrainedModel, GenerationMixin):
 
     def get_output_embeddings(self) -> nn.Module | None:
         return None  # three heads: nothing that tools may tie or resize
+
+    @property
+    def features_tower(self) -> nn.Module:
+        """The vision tower: its features may come in place of pixels."""
+        tower: nn.Module = self.frame_encoder.vision_tower
+        return tower
 
     @property
     def moe_layers(self) -> list[MoELayer]:
@@ -172,6 +179,24 @@ class TimeExpert(PreTrainedModel, GenerationMixin):
         first = past_key_values is None or past_key_values.get_seq_length() == 0
         inputs["pixel_values"] = pixel_values if first else None
         return inputs
+
+    def read(
+        self,
+        input_ids: Tensor,
+        visual: Tensor | None = None,
+        *,
+        cache: Cache | StepCache | None = None,
+        position_ids: Tensor | None = None,
+    ) -> tuple[Tensor, list[Routing]]:
+        """As :class:`timeexpert.model.decoding.Decodes`."""
+        embeds = self.embed(input_ids, None) if visual is None else self.embed_visual(input_ids, visual)
+        hidden, routings = self.decoder(embeds, self.token_types(input_ids), position_ids=position_ids, cache=cache)
+        return hidden, routings
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., output_size) over text, sync, time and score ids."""
+        logits: Tensor = self.heads(hidden)
+        return logits
 
     def label_counts(self, batch: VideoBatch) -> dict[str, float]:
         """Labels of each stream in a micro-batch (the first token of a row is never a target)."""

@@ -137,7 +137,7 @@ class _Memory:
         return iter(self.state.items())
 
 
-class AriaFolder:
+class SafetensorsFolder:
     """A folder with model.safetensors, or with shards and their index. Headers are read at once, tensors one by
     one. Raises :class:`WeightsError`."""
 
@@ -215,7 +215,7 @@ def from_aria(
     """
     tensors: _Source
     if isinstance(source, (str, Path)):
-        tensors = AriaFolder(source)
+        tensors = SafetensorsFolder(source)
     else:
         tensors = _Memory(source.state_dict() if isinstance(source, nn.Module) else source)
     model = _skeleton(config, dtype or tensors.dtype, initialise=text_only)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from timeexpert.families.timeexpert.settings import ModelConfig
 from timeexpert.stages.config import RunConfig, StageConfig
 
 from .activations import Arithmetic, decoder_layer, frame_encoder, layer_parts
@@ -61,6 +62,10 @@ def stage_model(
         raise PlanError(f"--imbalance ({imbalance:g}) must be 1 or more: the busiest rank over the mean of all.")
     if vocab_size < 1:
         raise PlanError(f"--vocab-size ({vocab_size}) must be 1 or more.")
+    if not isinstance(config.model, ModelConfig):
+        raise PlanError(
+            f"the planner has figures of the family timeexpert only, not of {config.model.family} (model.family)."
+        )
     model = build_on_meta(config, vocab_size)
     rows = stage_rows(config, stage, row_tokens, text_tokens, experts_per_token)
     return StageModel(

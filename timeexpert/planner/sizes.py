@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from timeexpert.families.timeexpert.settings import PREFIXES
 from timeexpert.model import TimeExpert
-from timeexpert.stages.config import PARTS, RunConfig, StageConfig
+from timeexpert.stages.config import RunConfig, StageConfig
 from timeexpert.stages.models import model_config
 from timeexpert.stages.optim import build_optimizers, freeze
 from timeexpert.tokenization.text import load_text
@@ -96,11 +97,11 @@ def model_sizes(model: TimeExpert, stage: StageConfig) -> ModelSizes:
         for group in optimizer.param_groups:
             states |= {id(p): STATES[type(optimizer)] * p.numel() for p in group["params"]}
     units = dict.fromkeys(("layer", "experts", "gate", "frames", "embedding", "root"), Count())
-    parts = dict.fromkeys(PARTS, Count())
+    parts = dict.fromkeys(PREFIXES, Count())
     for name, parameter in model.named_parameters():
         count = _count(parameter, name in trained, states)
         units[_unit(name)] += count
-        parts[next(part for part, prefixes in PARTS.items() if name.startswith(prefixes))] += count
+        parts[next(part for part, prefixes in PREFIXES.items() if name.startswith(prefixes))] += count
     layers, moe = len(model.moe_layers), model.moe_layers[0].gate.config
     for name in ("layer", "experts", "gate"):
         whole = units[name]

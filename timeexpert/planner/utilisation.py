@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from timeexpert.families.timeexpert.settings import ModelConfig
 from timeexpert.stages.config import RunConfig, StageConfig
 
 from .flops import flops
@@ -12,9 +13,9 @@ from .plan import stage_model
 
 
 def utilisation(config: RunConfig, stage: StageConfig, vocab_size: int, device: torch.device) -> dict[str, float]:
-    """``peak_flops`` and ``flops_per_token``; nothing where the device's peak is not known."""
+    """``peak_flops`` and ``flops_per_token``; nothing where the device's peak, or the model's work, is not known."""
     peak = peak_flops(device, config.train.precision != "fp32")
-    if peak is None:
+    if peak is None or not isinstance(config.model, ModelConfig):
         return {}
     return {"peak_flops": peak, "flops_per_token": flops_per_token(config, stage, vocab_size)}
 

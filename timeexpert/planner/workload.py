@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import mean
 
+from timeexpert.families.timeexpert.settings import ModelConfig
 from timeexpert.model import TimeExpert
 from timeexpert.stages.config import RunConfig, StageConfig
 
@@ -43,6 +44,7 @@ class Dimensions:
     @classmethod
     def of(cls, config: RunConfig, model: TimeExpert) -> Dimensions:
         """Of a run's model."""
+        assert isinstance(config.model, ModelConfig)
         vision, text, moe = model.config.vision_config, model.config.text_config, model.config.moe_config
         patches = (vision.image_size // vision.patch_size) ** 2
         queries = {"vision": 0, "projector": model.config.projector_queries.get(patches, 0)}
@@ -139,6 +141,7 @@ def stage_rows(
 ) -> Rows:
     """The rows of a stage. ``row_tokens`` says how long all of them are; otherwise a typical row has its frames and
     ``text_tokens`` per question, and the longest one has ``max_tokens``. Raises :class:`PlanError`."""
+    assert isinstance(config.model, ModelConfig)
     digits = config.model.time_digits
     per_frame = config.model.tokens_per_frame + digits[0] + 1 + digits[1]
     frames = mean(stage.num_frames)

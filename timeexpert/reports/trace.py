@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from timeexpert.model.answering import EventAnswering
 from timeexpert.predict import Prediction, Predictor, Request
 from timeexpert.tokenization import EventCodec, TokenType
 
@@ -100,11 +101,16 @@ def trace(predictor: Predictor, request: Request) -> ExpertTrace:
     """Ask one question and note who computes each token. Raises :class:`ReportError` for a model of single experts."""
     model = predictor.model
     active = [gate.active_experts.tolist() for gate in model.gates]
+    if not active:
+        raise ReportError(
+            "this model has no experts: there is nothing to trace. Give a model of the family timeexpert."
+        )
     if all(sum(on) == 1 for on in active):
         raise ReportError(
             "each layer of this model has one expert, which computes every token: there is nothing to trace. Give a "
             "model with more experts."
         )
+    assert isinstance(predictor.answering, EventAnswering)
     model.eval()
     answer = predictor.begin(request, predictor.encode(request.clip), record=True)
     while not answer.done:
@@ -116,7 +122,7 @@ def trace(predictor: Predictor, request: Request) -> ExpertTrace:
     fallbacks = list(torch.cat([routed.fallback for routed in answer.routed], 1))
     types = model.token_types(ids[None])[0]
     frames = _frames(prediction, types, torch.stack(masks, 1))
-    written = words(predictor.codec, answer.tokens[:-1])
+    written = words(predictor.answering.codec, answer.tokens[:-1])
     tokens = [
         TokenTrace(
             text,

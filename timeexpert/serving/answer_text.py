@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
-from timeexpert.tokenization import Event, EventCodec, NumericVocab
+from timeexpert.tokenization import Event
 
 HALF_CHARACTER = "\ufffd"  # bytes of a character whose other bytes are still to come
 
@@ -17,14 +17,9 @@ def readable(event: Event) -> str:
     return f"{head}: {text}" if head and text else head or text
 
 
-def text_so_far(codec: EventCodec, tokens: Sequence[int]) -> str:
-    """What an unfinished answer says, as far as more tokens cannot change it: the beginning of its final text.
+def text_so_far(events: Iterable[Event]) -> str:
+    """What the events of an unfinished answer say: the beginning of its final text.
 
-    An event counts from the moment its numbers are complete.
+    ``events``: those that more tokens can only make longer (``Answering.events_so_far``).
     """
-    ids, eos = codec.ids, codec.text.eos_id
-    last = max((i for i, token in enumerate(tokens) if token == ids.sync), default=len(tokens))
-    numbers_complete = ids.score + NumericVocab.sync in tokens[last:]
-    told = tokens if numbers_complete else tokens[:last]
-    events = codec.decode([*told, eos])[0]
     return "\n".join(readable(event) for event in events).rstrip(HALF_CHARACTER)

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from timeexpert.data.records import SampleError, parse_json
-from timeexpert.predict import TASK_LIMITS
+from timeexpert.model.answering import TASK_LIMITS
 
 from .frames import TIME, image_bytes
 from .limits import RequestError, ServingLimits

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from timeexpert.model.decoding import EncodedVideo
-from timeexpert.predict import Predictor
+from timeexpert.predict import Clip, Predictor
 
 from .byte_cache import ByteCache
 from .limits import RequestError, ServingLimits
@@ -66,7 +66,7 @@ class Encoder:
         if kept is None:
             if decoded is None:
                 return None, False
-            visual = self.predictor.visual_tokens(decoded.frames)
+            visual = self.predictor.visual_tokens(Clip(decoded.frames, decoded.times_s, decoded.duration_s))
             kept = visual, DecodedVideo(decoded.frames[:0].copy(), *_rest(decoded))
             self._visual.put(key, kept, visual.nbytes)
         visual, about = kept

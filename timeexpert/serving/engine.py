@@ -57,7 +57,7 @@ class Engine:
         self.predictor, self.name = predictor, name
         self.limits = limits or ServingLimits()
         self._encoder = Encoder(predictor, self.limits)
-        size = predictor.model.config.vision_config.image_size
+        size = predictor.answering.image_size
         self._decoders = [Decoder(size, self.limits) for _ in range(self.limits.decode_workers)]
         self._free: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(self.limits.decode_workers, "decode")
@@ -93,7 +93,7 @@ class Engine:
 
     def submit(self, question: Question) -> Ticket:
         """Hand a question in. Raises :class:`Busy` where too many wait, :class:`RequestError` when stopping."""
-        ticket = Ticket(question, self.predictor.codec)
+        ticket = Ticket(question, self.predictor.answering.events_so_far)
         with self._changed:
             if self._draining:
                 raise RequestError("the server is stopping.", 503, "overloaded_error")
@@ -182,7 +182,7 @@ class Engine:
 
     def _add_frames(self, ticket: Ticket, video: FrameSequence) -> None:
         try:
-            decoded, key = sampled(video, self.predictor.model.config.vision_config.image_size)
+            decoded, key = sampled(video, self.predictor.answering.image_size)
         except RequestError as error:
             self._close(ticket, error)
             raise
@@ -234,6 +234,8 @@ class Engine:
         self._check_length(job.request, known)
         with self._changed:
             self._counts["cache_hits" if found else "cache_misses"] += 1
+        if question.experts and not self.predictor.model.gates:
+            raise RequestError("experts: this model has none. Leave experts out of the request.")
         job.answer = self.predictor.begin(job.request, known.video, record=question.experts)
         return True
 
@@ -262,7 +264,7 @@ class Engine:
         (job,) = jobs
         assert job.request is not None and job.answer is not None
         prediction = self.predictor.prediction(job.request, job.answer)
-        now, budget = time.monotonic(), job.answer.grammar.limits.max_tokens
+        now, budget = time.monotonic(), job.answer.grammar.max_tokens
         spent = {"decode_s": job.decode_s, "encode_s": job.encode_s, "generate_s": now - job.began}
         waited_s = max(0.0, now - job.ticket.handed_in - sum(spent.values()))
         reply = Reply(
@@ -291,9 +293,9 @@ class Engine:
         ticket.close(outcome)
 
     def _check_length(self, request: Request, known: Known) -> None:
-        budget = self.predictor.limits(request).max_tokens or 0
-        prompt = len(known.video.ids) + len(self.predictor.text.prompt(request.prompt)[1])
-        room = self.predictor.model.config.text_config.max_position_embeddings
+        budget = self.predictor.budget(request).max_tokens
+        prompt = len(known.video.ids) + len(self.predictor.answering.question_ids(request))
+        room = self.predictor.answering.room
         if prompt + budget > room:
             raise RequestError(
                 f"{len(known.times_s)} frames and the text take {prompt} tokens; with {budget} for the answer "

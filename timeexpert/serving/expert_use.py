@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from timeexpert.model.decoding import Writing
-from timeexpert.tokenization import TokenType
+from timeexpert.tokenization import EventGrammar, TokenType
 
 # <sync> opens an event and belongs to the text stream
 STREAMS = {"text": (TokenType.TEXT, TokenType.SYNC), "time": (TokenType.TIME,), "score": (TokenType.SCORE,)}
@@ -20,9 +20,10 @@ def expert_use(answer: Writing) -> dict[str, Any]:
     ``layers``: per layer, the share of the tokens that each expert slot computed. ``tokens``: per stream, the same
     share among the stream's tokens, as a mean over the layers; empty where the answer has no such token.
     """
-    assert answer.routed is not None
+    assert answer.routed is not None and isinstance(answer.grammar, EventGrammar)
+    ids = answer.grammar.codec.ids
     mask_LSE = torch.cat([routed.mask for routed in answer.routed], 1)[:, len(answer.prompt_ids) :].float()
-    kinds = [answer.grammar.codec.ids.type_of(token) for token in answer.tokens[: mask_LSE.shape[1]]]
+    kinds = [ids.type_of(token) for token in answer.tokens[: mask_LSE.shape[1]]]
     streams: dict[str, list[float]] = {}
     for name, members in STREAMS.items():
         own = torch.tensor([kind in members for kind in kinds], dtype=torch.bool)

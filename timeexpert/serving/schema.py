@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import timeexpert
-from timeexpert.predict import TASK_LIMITS
+from timeexpert.model.answering import TASK_LIMITS
 
 from .settings import ServerSettings
 

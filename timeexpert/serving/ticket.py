@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ import numpy as np
 
 from timeexpert.model.confidence import Confidence
 from timeexpert.predict import Prediction
-from timeexpert.tokenization import EventCodec
+from timeexpert.tokenization import EventSequence
 
 from .answer_text import readable, text_so_far
 from .limits import RequestError
+
+EventsSoFar = Callable[[list[int], str | None], EventSequence]  # of an answer's tokens and its question's task
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,11 @@ class Reply:
 class Ticket:
     """One question on its way through the engine. Any thread may wait on it or cancel it."""
 
-    def __init__(self, question: Question, codec: EventCodec) -> None:
+    def __init__(self, question: Question, so_far: EventsSoFar) -> None:
         self.question = question
         self.cancelled = False
         self.handed_in = time.monotonic()
-        self._codec = codec
+        self._so_far = so_far
         self._changed = threading.Condition()
         self._tokens: list[int] = []
         self._reply: Reply | None = None
@@ -97,7 +99,7 @@ class Ticket:
             if self._reply is not None:
                 text = "\n".join(readable(event) for event in self._reply.prediction.events)
             else:
-                text = text_so_far(self._codec, tokens)
+                text = text_so_far(self._so_far(tokens, self.question.task))
             if len(text) > len(sent) and text.startswith(sent):
                 yield text[len(sent) :]
                 sent = text

@@ -1,0 +1,225 @@
+"""TemporalVLM: frames with their times and text in, answers in words out (TemporalVLM 3; FACTS B1).
+
+A transformers ``PreTrainedModel``: ``save_pretrained`` and ``from_pretrained`` (safetensors) work as for any other. B
+videos, F frames of all of them, N clips, S tokens, V video tokens of a row, D width of the language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AttentionInterface, Cache, LlamaForCausalLM, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from timeexpert.errors import UserError
+from timeexpert.model.protocol import ModelOutput
+from timeexpert.model.row_cache import StepCache
+from timeexpert.moe import ExpertStatistics, Gate, MoELayer, Routing
+
+from .aggregators import Aggregator
+from .batch import ClipBatch
+from .clip_encoder import ClipEncoder
+from .config import TemporalVLMConfig
+from .frame_encoder import FrameEncoder
+
+ROWS = "timeexpert_rows"  # the attention of steps, by the name that transformers looks it up with
+
+
+def _attend_in_rows(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """One new token of each row, which sees its own row alone: (R, H, 1, C) -> (R, 1, H, C)."""
+    out = kwargs["rows"].attend(module.layer_idx, query, key, value, kwargs["scaling"])
+    return out.transpose(1, 2), None
+
+
+AttentionInterface.register(ROWS, _attend_in_rows)
+
+
+class TemporalVLM(PreTrainedModel):
+    """Frame encoder -> clip encoder -> aggregator -> projections -> LLaMA."""
+
+    config_class = TemporalVLMConfig
+    base_model_prefix = "temporal_vlm"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = False  # ours: set_gradient_checkpointing
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    _no_split_modules = ["LlamaDecoderLayer", "InstructBlipEncoderLayer", "InstructBlipQFormerLayer"]
+
+    features_tower = None  # frames only
+
+    def __init__(self, config: TemporalVLMConfig) -> None:
+        super().__init__(config)
+        config.text_config._attn_implementation = config._attn_implementation or "sdpa"
+        self.frame_encoder = FrameEncoder(config)
+        self.clip_encoder = ClipEncoder(config)
+        self.aggregator = Aggregator(config)
+        self.projection = nn.Linear(self.aggregator.out_width, config.text_config.hidden_size)
+        linear = config.sequence_projection == "linear"
+        self.sequence_projection = nn.Linear(config.sequence, config.llm_tokens) if linear else None
+        self.llm = LlamaForCausalLM(config.text_config)
+        self.post_init()
+        if config.lora.get("rank"):
+            add_lora(self.llm, config.lora)  # last: it brings initial weights of its own
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, (FrameEncoder, ClipEncoder)):
+            init.normal_(module.query_tokens, std=self.config.initializer_range)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.llm.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return None  # nothing that tools may tie or resize
+
+    def set_gradient_checkpointing(self, enabled: bool) -> None:
+        """Recompute each layer of LLaMA and the Q-Formers in the backward pass instead of keeping its activations."""
+        for module in self.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.gradient_checkpointing = enabled
+                module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+
+    @property
+    def moe_layers(self) -> list[MoELayer]:
+        """None."""
+        return []
+
+    @property
+    def gates(self) -> list[Gate]:
+        """None."""
+        return []
+
+    def statistics(self) -> ExpertStatistics:
+        """Of no experts."""
+        return ExpertStatistics([])
+
+    def sharding_units(self) -> list[nn.Module]:
+        """Layers of the tower, the frame Q-Former and LLaMA one at a time; clip encoder and aggregator whole."""
+        towers = (self.frame_encoder.vision_model.encoder.layers, self.frame_encoder.qformer.encoder.layer)
+        layers = [layer for tower in (*towers, self.llm.model.layers) for layer in tower]
+        return [*layers, self.clip_encoder, *([self.aggregator] if list(self.aggregator.parameters()) else [])]
+
+    def see(self, frames: Tensor, frame_clips: Tensor, stamp_ids: Tensor, stamp_mask: Tensor, videos: int) -> Tensor:
+        """The video tokens (videos, V, D) of ``videos`` videos.
+
+        ``frames`` (F, 3, H, W), video after video; ``frame_clips`` (F,) int64, not falling: ``video * N + clip``;
+        ``stamp_ids``, ``stamp_mask`` (F, T): each frame's sentence with its time.
+        """
+        c = self.config
+        tokens, mask = self.frame_encoder(frames, stamp_ids, stamp_mask)
+        if not c.mask_timestamp_padding:
+            mask = torch.ones_like(mask)
+        present, counts = frame_clips.unique_consecutive(return_counts=True)
+        clips, there = self.clip_encoder(tokens, mask, counts.tolist())
+        slots = clips.new_zeros(videos * c.clips, *clips.shape[1:]).index_copy(0, present, clips)
+        slot_mask = there.new_zeros(videos * c.clips, there.shape[1]).index_copy(0, present, there)
+        features, there = self.aggregator(slots.unflatten(0, (videos, -1)), slot_mask.unflatten(0, (videos, -1)))
+        out = self.projection(features)
+        if self.sequence_projection is not None:
+            # what is not there is zero, and adds nothing to the sums over the sequence
+            out = self.sequence_projection((out * there[..., None]).transpose(1, 2)).transpose(1, 2)
+        elif c.sequence_projection == "pool":
+            rows = [
+                functional.adaptive_avg_pool1d(x[own].t(), c.llm_tokens).t() for x, own in zip(out, there, strict=True)
+            ]
+            out = torch.stack(rows)
+        return out
+
+    def embed(self, input_ids: Tensor, visual: Tensor | None) -> Tensor:
+        """Token embeddings (B, S, D) with the video tokens (..., D) in place of their placeholders."""
+        holes = input_ids == self.config.video_token_id
+        embeds: Tensor = self.llm.get_input_embeddings()(input_ids.masked_fill(holes, 0))
+        if visual is None:
+            return embeds
+        if int(holes.sum()) != visual.shape[:-1].numel():
+            raise ValueError(f"{int(holes.sum())} placeholders for {visual.shape[:-1].numel()} video tokens.")
+        return embeds.masked_scatter(holes[..., None], visual.to(embeds.dtype))
+
+    def read(
+        self,
+        input_ids: Tensor,
+        visual: Tensor | None = None,
+        *,
+        cache: Cache | StepCache | None = None,
+        position_ids: Tensor | None = None,
+    ) -> tuple[Tensor, list[Routing]]:
+        """As :class:`timeexpert.model.decoding.Decodes`; there are no routings."""
+        embeds = self.embed(input_ids, visual)
+        if isinstance(cache, StepCache):
+            with self._attention(ROWS):
+                out = self.llm.model(inputs_embeds=embeds, position_ids=position_ids, use_cache=False, rows=cache)
+        else:
+            out = self.llm.model(inputs_embeds=embeds, past_key_values=cache, use_cache=cache is not None)
+        return out.last_hidden_state, []
+
+    @contextmanager
+    def _attention(self, name: str) -> Iterator[None]:
+        config = self.config.text_config
+        usual, config._attn_implementation = config._attn_implementation, name
+        try:
+            yield
+        finally:
+            config._attn_implementation = usual
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., vocab_size)."""
+        logits: Tensor = self.llm.lm_head(hidden)
+        return logits
+
+    def label_counts(self, batch: ClipBatch) -> dict[str, float]:
+        """Labels of a micro-batch (the first token of a row is never a target)."""
+        return {"text": float((batch.labels[:, 1:] >= 0).sum())}
+
+    def training_step(self, batch: ClipBatch, counts: dict[str, float]) -> ModelOutput:
+        """Next-token cross-entropy of the answers (equations 7 and 8), summed and divided by ``counts["text"]``, the
+        labels of the whole optimizer step: accumulation and ranks then give the gradient of one large batch."""
+        visual = self.see(
+            batch.pixel_values, batch.frame_clips, batch.stamp_ids, batch.stamp_mask, len(batch.input_ids)
+        )
+        mask = batch.decoder_mask
+        if mask.dim() == 4 and self.config.text_config._attn_implementation not in ("sdpa", "eager"):
+            raise ValueError("questions packed behind one video need attention sdpa or eager.")
+        if mask.dim() == 4 and self.config.text_config._attn_implementation == "eager":
+            mask = torch.zeros_like(mask, dtype=visual.dtype).masked_fill(~mask, torch.finfo(visual.dtype).min)
+        hidden = self.llm.model(
+            inputs_embeds=self.embed(batch.input_ids, visual),
+            attention_mask=mask,
+            position_ids=batch.position_ids,
+            use_cache=False,
+        ).last_hidden_state
+        target = batch.labels[:, 1:]
+        logits = self.logits(hidden[:, :-1][target >= 0]).float()
+        total = functional.cross_entropy(logits, target[target >= 0], reduction="sum")
+        loss = total / max(1.0, counts["text"])
+        return ModelOutput(loss, {"text": loss})
+
+
+def add_lora(llm: nn.Module, lora: dict[str, Any]) -> None:
+    """Put LoRA beside the matrices that ``lora["targets"]`` names. Raises ``UserError`` where PEFT is missing."""
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise UserError(
+            "model.lora.rank is not 0, and PEFT is not installed. Run: pip install 'timeexpert[peft]', or set "
+            "model.lora.rank to 0."
+        ) from None
+    config = LoraConfig(
+        r=lora["rank"],
+        lora_alpha=lora["alpha"],
+        lora_dropout=lora["dropout"],
+        target_modules=list(lora["targets"]),
+        bias="none",
+    )
+    inject_adapter_in_model(config, llm)
