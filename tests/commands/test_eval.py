@@ -143,7 +143,7 @@ def test_what_cannot_be_evaluated_is_said(
         ([tiny_run, "--data", tmp_path], "no dataset.json, so not a shard folder"),
         (
             [tiny_run, "--data", tiny_data / "images"],
-            "holds no moment retrieval, dense captioning or highlight detection question",
+            "holds no moment retrieval, dense captioning, highlight detection or action segmentation question",
         ),
         ([tiny_run, "-o", tmp_path / "file"], "file: cannot be written: File exists. Choose another -o."),
         ([tiny_run, "--device", "cuda:99"], "device 'cuda:99' cannot be used"),

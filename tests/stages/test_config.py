@@ -169,7 +169,10 @@ def test_held_out_data_without_a_scored_question_are_refused_before_training(
     file.write_text(yaml.safe_dump(config_tree(tiny_data), sort_keys=False), encoding="utf-8")
     assert main(["train", str(file), "data.eval=images", "--out", str(run), "--device", "cpu"]) == 2
     said = capsys.readouterr().err
-    assert "images: holds no moment retrieval, dense captioning or highlight detection question. " in said
+    assert (
+        "images: holds no moment retrieval, dense captioning, highlight detection or action segmentation question. "
+        in said
+    )
     assert not (run / "config.yaml").exists()  # so the corrected command may use the same folder
 
 
