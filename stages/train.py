@@ -381,6 +381,6 @@ def run_and_report(trainer: Trainer, only: Sequence[str] = ()) -> int:
     from timeexpert.reports.run_report import write_report
 
     trainer.console.print(summary_table(summary))
-    report = escape(str(write_report(trainer.run.path, trainer.examples())))
+    report = escape(str(write_report(trainer.run.path, trainer.examples(), experts=trainer.config.model.has_experts)))
     trainer.console.print(f"report: {report}", highlight=False, soft_wrap=True)
     return 0

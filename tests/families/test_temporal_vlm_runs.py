@@ -74,7 +74,8 @@ def test_training_records_its_loss_evaluates_and_reports_without_experts(run: Pa
     assert evals[0]["unreadable"] == 0 and evals[0]["questions"] > 0
     answers = rows(run / "predictions" / "tuning.jsonl")
     assert all(row["text"] and (row["problems"] or row["prediction"]) for row in answers)
-    assert "tuning" in (run / "report.html").read_text(encoding="utf-8")
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "after tuning" in page and "<h2>Experts</h2>" not in page and "no expert statistics" not in page
     assert json.loads((run / "models" / "tuning" / "config.json").read_text())["model_type"] == "temporal_vlm"
 
 

@@ -42,9 +42,10 @@ class Example:
     classes: tuple[str, ...] | None = None
 
 
-def write_report(run: Path, examples: Sequence[Example] = ()) -> Path:
-    """Write ``RUN/report.html`` and return its path. A run that is not finished gets a page that says what is
-    missing. Raises :class:`ReportError` if ``run`` is no folder or an example does not fit together."""
+def write_report(run: Path, examples: Sequence[Example] = (), *, experts: bool = True) -> Path:
+    """Write ``RUN/report.html`` and return its path. ``experts``: whether its models have any. A run that is
+    not finished gets a page that says what is missing. Raises :class:`ReportError` if ``run`` is no folder or an
+    example does not fit together."""
     files = read_run(run)
     name = files.path.resolve().name
     missing: list[str] = []
@@ -53,8 +54,7 @@ def write_report(run: Path, examples: Sequence[Example] = ()) -> Path:
         *_results(files, missing),
         "<h2>Loss</h2>",
         *_losses(files, missing),
-        "<h2>Experts</h2>",
-        *_experts(files, missing),
+        *(["<h2>Experts</h2>", *_experts(files, missing)] if experts else []),
         "<h2>Answers</h2>",
         *_answers(files, missing),
         "<h2>Held-out examples</h2>",
