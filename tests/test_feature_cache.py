@@ -117,7 +117,7 @@ def test_a_stage_reads_frames_or_features_and_only_frames_that_are_kept(cached, 
 def test_features_of_another_tower_are_refused_before_the_first_step(cached, backbone, tmp_path, tiny_run, capsys):
     other = tmp_path / "other"
     shutil.copytree(backbone, other)
-    predictor = Predictor.load(backbone, device="cpu")
+    predictor = Predictor.from_pretrained(backbone, device="cpu")
     weight = next(predictor.model.frame_encoder.vision_tower.parameters())
     weight.data[0] += 1e-3
     predictor.model.save_pretrained(other)

@@ -29,7 +29,7 @@ from timeexpert.predict import (
 
 @pytest.fixture(scope="module")
 def predictor(tiny_run: Path) -> Predictor:
-    return Predictor.load(tiny_run, device="cpu")
+    return Predictor.from_pretrained(tiny_run, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_an_answer_does_not_depend_on_who_asked_before(
 ) -> None:
     config = load_model(resolve_model(tiny_run)).config
     config.moe = {**config.moe, "fallback": fallback, "alpha": 0.5}
-    other = Predictor.load(tiny_run, device="cpu")
+    other = Predictor.from_pretrained(tiny_run, device="cpu")
     asked = Predictor(load_model(resolve_model(tiny_run), config).eval(), other.text, other.config)
     for gate in asked.model.gates:
         gate.threshold.data += 0.2  # so that some tokens fall back
@@ -161,9 +161,9 @@ def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"neither a model folder \(no inference.json\) nor a run with a finished"
     ):
-        Predictor.load(tmp_path)
+        Predictor.from_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=r"nowhere: neither a model folder"):
-        Predictor.load(tmp_path / "nowhere")
+        Predictor.from_pretrained(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "sentencepiece.model", "inference.json"])
@@ -174,7 +174,7 @@ def test_a_damaged_model_file_is_named(name: str, tiny_run: Path, tmp_path: Path
     data[-2] ^= 1
     (folder / name).write_bytes(data)
     with pytest.raises(CheckpointError, match=rf"{name}: (its bytes differ from the manifest|cannot be read)"):
-        Predictor.load(folder, device="cpu")
+        Predictor.from_pretrained(folder, device="cpu")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "nonsense", '{"frames": 3}', b"\xff\xfe"])
@@ -218,7 +218,7 @@ def test_a_model_folder_is_written_with_its_manifest(tiny_run: Path, tmp_path: P
         (folder / "inference.json").write_text('{"num_frames": 2}')
 
     write_folder(tmp_path / "copy", fill)
-    copy = Predictor.load(tmp_path / "copy", device="cpu")
+    copy = Predictor.from_pretrained(tmp_path / "copy", device="cpu")
     assert copy.config == InferenceConfig(num_frames=2)
     ours, theirs = copy.model.state_dict(), predictor.model.state_dict()
     assert all(ours[name].equal(theirs[name]) for name in theirs)

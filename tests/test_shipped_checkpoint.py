@@ -16,7 +16,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "checkpoints" / "tiny"
 
 def test_it_finds_every_event_of_new_videos(tmp_path: Path):
     verify(FOLDER)
-    predictor = Predictor.load(FOLDER, device="cpu")
+    predictor = Predictor.from_pretrained(FOLDER, device="cpu")
     config = SynthConfig(videos=3, seed=77, max_duration_s=32.0, min_event_s=6.0, max_event_s=12.0)
     for i in range(3):
         scene = make_scene(config, i)
@@ -29,7 +29,7 @@ def test_it_finds_every_event_of_new_videos(tmp_path: Path):
 
 
 def test_it_says_when_the_event_that_is_asked_for_happens_not_another(tmp_path: Path):
-    predictor = Predictor.load(FOLDER, device="cpu")
+    predictor = Predictor.from_pretrained(FOLDER, device="cpu")
     config = SynthConfig(videos=4, seed=78, max_duration_s=32.0, min_event_s=6.0, max_event_s=12.0)
     right, asked = 0, 0
     for i in range(4):
@@ -47,7 +47,7 @@ def test_it_says_when_the_event_that_is_asked_for_happens_not_another(tmp_path: 
 
 
 def test_the_moment_it_scores_highest_is_a_very_good_one_of_the_shape_that_is_asked_for(tmp_path: Path):
-    predictor = Predictor.load(FOLDER, device="cpu")
+    predictor = Predictor.from_pretrained(FOLDER, device="cpu")
     config = SynthConfig(videos=8, seed=79, max_duration_s=32.0, min_event_s=6.0, max_event_s=12.0)
     right, asked = 0, 0
     for i in range(config.videos):

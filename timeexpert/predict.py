@@ -125,8 +125,6 @@ class Predictor:
         model = load_model(folder)
         return cls(model.to(place).eval(), load_text(str(folder)), config)
 
-    load = from_pretrained
-
     @property
     def device(self) -> torch.device:
         """Where the model is."""

@@ -91,7 +91,7 @@ def test_a_converted_model_answers_and_goes_back_bit_identical(
     assert "frame_encoder.compressor.slots" in report["new"] and report["left_out"] == []
     assert len(report["loaded"]) == len(load_file(aria / "model.safetensors")) and report["dtype"] == "bfloat16"
 
-    predictor = Predictor.load(ours, device="cpu")  # checks the manifest
+    predictor = Predictor.from_pretrained(ours, device="cpu")  # checks the manifest
     assert predictor.config.num_frames == 3 and predictor.model.config.text_config.vocab_size == VOCABULARY
     answer = predictor.ask(write_video(tmp_path / "a.mp4"), "When does it grow?", task="moment_retrieval")
     assert answer.problems == [] and len(answer.frame_times_s) == 3
@@ -117,7 +117,7 @@ def test_settings_shape_the_model_and_the_spelling_names_arias_tensors(aria: Pat
         "model.tokens_per_frame=3",
     ]
     assert convert(aria, *settings, "-o", tmp_path / "ours", "--config", small, "--dtype", "float32") == 0
-    model = Predictor.load(tmp_path / "ours", device="cpu").model
+    model = Predictor.from_pretrained(tmp_path / "ours", device="cpu").model
     assert model.config.moe_config.slots == 6 and model.frame_encoder.compressor is None
     assert model.dtype == torch.float32
     assert convert(tmp_path / "ours", "-o", tmp_path / "back", "--to-aria", "--spelling", "transformers") == 0
@@ -130,7 +130,7 @@ def test_aria_gets_a_learned_scale_and_free_slots_and_goes_back_without_them(ari
     learned = ["model.moe.learn_scale=true", "model.moe.logit_scale=5", "model.moe.alpha_warmup_steps=9"]
     settings = [*learned, "model.moe.max_experts=6", "model.moe.adaptive.enabled=true"]
     assert convert(aria, *settings, "-o", tmp_path / "ours", "--config", small) == 0
-    gate = Predictor.load(tmp_path / "ours", device="cpu").model.gates[0]
+    gate = Predictor.from_pretrained(tmp_path / "ours", device="cpu").model.gates[0]
     assert gate.scale.item() == pytest.approx(5.0) and gate.alpha == 0.0  # type: ignore[union-attr]
     assert gate.log_scale is not None and gate.log_scale.dtype == torch.float32
     assert gate.active_experts.tolist() == [True] * 4 + [False] * 2
@@ -173,7 +173,7 @@ def test_a_run_starts_from_a_converted_folder(aria: Path, small: Path, tmp_path:
 def test_a_run_is_made_compact_and_answers_as_before(
     tiny_data: Path, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    model = Predictor.load(tiny_run, device="cpu").model
+    model = Predictor.from_pretrained(tiny_run, device="cpu").model
     loose, out = tmp_path / "loose", tmp_path / "out"
     source = tiny_run / "models" / "sft"
 
@@ -191,7 +191,9 @@ def test_a_run_is_made_compact_and_answers_as_before(
     told = json.loads(capsys.readouterr().out)
     assert told["left_out"] == ["layer 0: 1 empty slots", "layer 1: 1 empty slots"]
     video = next((tiny_data / "held_out.raw" / "media").glob("*.mp4"))
-    answers = [Predictor.load(folder, device="cpu").ask(video, "What happens, and when?") for folder in (loose, out)]
+    answers = [
+        Predictor.from_pretrained(folder, device="cpu").ask(video, "What happens, and when?") for folder in (loose, out)
+    ]
     assert answers[0] == answers[1]
     state = load_file(out / "model.safetensors")
     assert state["decoder.layers.0.moe.experts.down_proj"].shape[0] == 2

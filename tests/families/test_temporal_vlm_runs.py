@@ -133,7 +133,7 @@ def test_eval_predict_and_checkpoint_commands_take_the_run(
 
 
 def test_a_server_answers_streams_and_says_that_there_are_no_experts(run: Path, tiny_data: Path) -> None:
-    predictor = Predictor.load(run, device="cpu")
+    predictor = Predictor.from_pretrained(run, device="cpu")
     path = next((tiny_data / "held_out.raw" / "media").glob("*.mp4"))
     video = Video(path, "0" * 64)
     with Engine(predictor, "tiny") as engine:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def shipped() -> Predictor:
-    return Predictor.load(ROOT / "checkpoints" / "tiny", device="cpu")
+    return Predictor.from_pretrained(ROOT / "checkpoints" / "tiny", device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ def main(path: Path) -> None:
 
     fetcher = Fetcher(settings.allowed_domains, limits, limits.max_upload_bytes, asked, connect)
     with listen("127.0.0.1", 0) as sock:
-        with Engine(Predictor.load(config["model"], device="cpu"), "tiny", limits) as engine:
+        with Engine(Predictor.from_pretrained(config["model"], device="cpu"), "tiny", limits) as engine:
             app = create_app(engine, settings, fetcher=fetcher)
             serve(app, sock, limits, ready=lambda url: print(url, flush=True))
     leave_threads()

@@ -72,7 +72,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def predictor(model_folder: Path) -> Predictor:
-    return Predictor.load(model_folder, device="cpu")
+    return Predictor.from_pretrained(model_folder, device="cpu")
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ def test_a_video_that_cannot_be_read_is_a_miss_in_an_unchanged_denominator(
 ) -> None:
     dataset = ShardDataset(with_empty_video)
     samples = choose([dataset.sample(i) for i in range(len(dataset))], None)
-    answers = answerer(Predictor.load(tiny_run, device="cpu"), dataset)(samples)
+    answers = answerer(Predictor.from_pretrained(tiny_run, device="cpu"), dataset)(samples)
     (lost,) = [a for s, a in zip(samples, answers, strict=True) if s.id == "empty/0"]
     assert lost.events is None and lost.error == "empty.mp4: the file is empty (0 bytes). Download or copy it again."
     figures = score(samples, answers)
@@ -37,7 +37,7 @@ def test_a_time_that_the_model_cannot_write_is_an_unreadable_video_and_no_crash(
     from timeexpert.data.collate import EventWriter
     from timeexpert.tokenization import EventCodec, NumberFormat
 
-    predictor = Predictor.load(tiny_run, device="cpu")
+    predictor = Predictor.from_pretrained(tiny_run, device="cpu")
     predictor.answering.writer = EventWriter(
         EventCodec(predictor.text, NumberFormat(1, 1), NumberFormat(1, 1)), predictor.text
     )

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     named = [task_named(name) for name in args.task] if args.task else None
     check_convention(named or [], args.convention)
     with start(ParallelConfig(shard=1, expert=1), 1, args.device) as (engine, device):
-        predictor = Predictor.load(args.model, device=device)
+        predictor = Predictor.from_pretrained(args.model, device=device)
         if args.num_frames is not None:
             predictor = predictor.with_config(num_frames=args.num_frames)
         dataset = ShardDataset(args.data or run_eval_data(args.model))

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--num-frames ({args.num_frames}) must be 1 or more.")
     if not args.video.is_file():
         raise UserError(f"{args.video}: no such file. Give the path of a video.")
-    predictor = Predictor.load(args.model, device=args.device)
+    predictor = Predictor.from_pretrained(args.model, device=args.device)
     layers = choose_layers(len(predictor.model.gates), args.layer)
     clip = predictor.clip(args.video, num_frames=args.num_frames)
     traced = trace(predictor, Request(clip, args.prompt, args.task))

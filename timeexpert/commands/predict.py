@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.video}: no such file. Give the path of a video.")
     if is_features(args.video) and not args.no_png:
         raise UserError(f"{args.video}: holds features, of which no picture can be made. Add --no-png.")
-    predictor = Predictor.load(args.model, device=args.device)
+    predictor = Predictor.from_pretrained(args.model, device=args.device)
     clip = predictor.clip(args.video, num_frames=args.num_frames)
     answer = predictor.answer([Request(clip, args.prompt, args.task)])[0]
     picture = None

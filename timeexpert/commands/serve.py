@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("timeexpert.serving").setLevel(logging.INFO)
     with listen(args.host, args.port) as sock:
-        predictor = Predictor.load(args.model, device=args.device)
+        predictor = Predictor.from_pretrained(args.model, device=args.device)
         settings = ServerSettings(
             model=args.model.resolve().name,
             frame_size=predictor.answering.image_size,

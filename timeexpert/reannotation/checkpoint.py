@@ -34,7 +34,7 @@ class CheckpointAnnotator:
 
     def __init__(self, model: str | Path, device: str, cache: AnswerCache, media: Path) -> None:
         folder = resolve_model(model)
-        self.predictor = Predictor.load(folder, device=device)
+        self.predictor = Predictor.from_pretrained(folder, device=device)
         self.cache, self.media = cache, media
         self.name = f"checkpoint {folder.name}"
         self._weights = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
