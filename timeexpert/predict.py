@@ -200,12 +200,12 @@ class Predictor:
 
     @torch.inference_mode()
     def begin(self, request: Request, video: EncodedVideo, *, record: bool = False) -> Writing:
-        """The first token of an answer. ``record`` keeps who computes each token."""
+        """An answer whose question is still to be read. ``record`` keeps who computes each token."""
         return self.answering.begin(request, video, self.budget(request), record=record)
 
     @torch.inference_mode()
     def step(self, answers: Sequence[Writing]) -> None:
-        """One token more of each of up to ``STEP_ROWS`` answers that are not done."""
+        """Go on with up to ``STEP_ROWS`` answers that are not done: each reads or writes a token or more."""
         self.answering.step(answers)
 
     def prediction(self, request: Request, answer: Writing) -> Prediction:

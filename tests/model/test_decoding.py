@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from timeexpert.model.decoding import STEP_ROWS, Writing
+from timeexpert.model.decoding import STEP_ROWS, STEP_TOKENS, Writing
 from timeexpert.moe.fused_experts import FEW_TOKENS
 from timeexpert.predict import Clip, Predictor, Request
 
@@ -77,4 +77,4 @@ def test_records_hold_every_token_that_was_read(tiny: Predictor, requests: list[
 
 
 def test_a_step_is_small_enough_for_experts_of_one_shape() -> None:
-    assert STEP_ROWS <= FEW_TOKENS
+    assert STEP_ROWS <= STEP_TOKENS <= FEW_TOKENS

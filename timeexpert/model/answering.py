@@ -141,12 +141,11 @@ class Answering(ABC):
         return encode_video(self.model, self.writer.video(self.shown_s(times_s)), visual)
 
     def begin(self, request: Request, video: EncodedVideo, budget: Budget, *, record: bool = False) -> Writing:
-        """The first token of an answer. ``record`` keeps who computes each token."""
-        grammar = self.grammar(request, budget)
-        return begin(self.model, video, self.question_ids(request), grammar, self.plain, record=record)
+        """An answer whose question is still to be read. ``record`` keeps who computes each token."""
+        return begin(self.model, video, self.question_ids(request), self.grammar(request, budget), record=record)
 
     def step(self, answers: Sequence[Writing]) -> None:
-        """One token more of each answer."""
+        """Go on with each answer."""
         step(self.model, answers, self.plain)
 
 

@@ -1,17 +1,20 @@
 """Answers written token by token, up to :data:`STEP_ROWS` side by side, each as if it were alone.
 
-A prompt is a video, then a question. The video's part is encoded once and shared by its questions; it and the question
-pass the decoder in a batch of one, without padding. Steps always have :data:`STEP_ROWS` rows, empty ones included, and
-each row attends to its own keys. So every matrix product has the same shape whoever is answered beside, and an
-answer is the same to the last bit. On a CPU tests hold this; on a GPU it depends on the kernels.
+A prompt is a video, then a question. The video's part passes the decoder once, in a batch of one, and is shared by its
+questions. Everything behind it is read in steps: of each answer the tokens that are known and not read yet, which are
+its question at first, then what it wrote last, with what the grammar leaves no choice about. A step has
+:data:`STEP_TOKENS` slots, empty ones included, and each token attends to its own row up to itself. So every matrix
+product has the same shape whoever is answered beside, and however the tokens fall into steps, and an answer is the
+same to the last bit. On a CPU tests hold this; on a GPU it depends on the kernels.
 
-R rows of a step, S tokens, L layers, E expert slots.
+R answers of a step, N slots, S tokens, L layers, E expert slots.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -25,6 +28,8 @@ from .generation import allowed_tokens
 from .row_cache import RowCache, StepCache
 
 STEP_ROWS = 8
+STEP_TOKENS = 16
+LONG_QUESTION = 48  # tokens; a longer one passes the decoder in a batch of one, as three steps take longer than that
 
 
 class Decodes(Protocol):
@@ -42,8 +47,8 @@ class Decodes(Protocol):
     ) -> tuple[Tensor, list[Routing]]:
         """Pass ``input_ids`` (B, S), ``visual`` tokens in place of their placeholders, through the decoder.
 
-        Returns hidden states (B, S, D) and one routing per MoE layer. With a :class:`StepCache` S is 1 and
-        ``position_ids`` (B, 1) are given.
+        Returns hidden states (B, S, D) and one routing per MoE layer. With a :class:`StepCache` B are the slots of a
+        step, S is 1 and ``position_ids`` (B, 1) are given.
         """
         ...
 
@@ -80,17 +85,17 @@ class Routed:
 
 @dataclass(frozen=True)
 class EncodedVideo:
-    """A prompt up to its question: ids, and per layer the keys and values (1, H, S, C) that the decoder keeps of it."""
+    """A prompt up to its question: ids, and the keys and values (L, 1, H, S, C) that the decoder keeps of it."""
 
     ids: tuple[int, ...]
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
+    keys: Tensor
+    values: Tensor
     routed: Routed
 
     @property
     def nbytes(self) -> int:
         """Bytes of its tensors."""
-        return sum(tensor.nbytes for tensor in (*self.keys, *self.values, self.routed.mask, self.routed.fallback))
+        return sum(tensor.nbytes for tensor in (self.keys, self.values, self.routed.mask, self.routed.fallback))
 
 
 @dataclass
@@ -107,6 +112,10 @@ class Writing:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     routed: list[Routed] | None = None
+    next: Allowed = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._go_on()
 
     @property
     def done(self) -> bool:
@@ -115,64 +124,89 @@ class Writing:
         ended = bool(self.tokens) and self.tokens[-1] == self.grammar.eos_id
         return ended or (budget is not None and len(self.tokens) >= budget)
 
+    @property
+    def unread(self) -> list[int]:
+        """The tokens that are known and have not passed the decoder; as long as it is not done, at least one."""
+        start = self.cache.length - len(self.prompt_ids)
+        return self.tokens[start:] if start >= 0 else [*self.prompt_ids[start:], *self.tokens]
+
+    def write(self, token: int, logprob: float) -> None:
+        """One of the tokens that ``next`` allows."""
+        self.tokens.append(token)
+        self.logprobs.append(logprob)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Write what the grammar leaves no choice about, and note what it allows next. An end is never written so:
+        every token before it is read."""
+        while not self.done:
+            self.next = self.grammar.allowed(self.tokens)
+            if self.next.text or len(self.next.ids) != 1 or self.next.ids[0] == self.grammar.eos_id:
+                return
+            self.tokens.append(self.next.ids[0])
+            self.logprobs.append(0.0)
+
 
 def encode_video(model: Decodes, ids: Sequence[int], visual: Tensor) -> EncodedVideo:
     """``ids`` (S,) up to the question, ``visual`` (..., D): the visual tokens of a video."""
-    input_ids = torch.tensor([ids], device=visual.device)
-    cache = DynamicCache(config=model.config.text_config)
+    return _read_alone(model, ids, visual, DynamicCache(config=model.config.text_config))
+
+
+def _read_alone(model: Decodes, ids: Sequence[int], visual: Tensor | None, cache: Cache) -> EncodedVideo:
+    """``ids`` in a batch of one, behind what ``cache`` holds; the keys and values are of all of it."""
+    input_ids = torch.tensor([ids], device=visual.device if visual is not None else cache.layers[0].keys.device)
     _, routings = model.read(input_ids, visual, cache=cache)
     keys, values = zip(*((layer.keys, layer.values) for layer in cache.layers), strict=True)
-    return EncodedVideo(tuple(ids), keys, values, Routed.of(routings))
+    return EncodedVideo(tuple(ids), torch.stack(keys), torch.stack(values), Routed.of(routings))
 
 
 def begin(
-    model: Decodes,
-    video: EncodedVideo,
-    question: Sequence[int],
-    grammar: Grammar,
-    plain: Tensor,
-    *,
-    record: bool = False,
+    model: Decodes, video: EncodedVideo, question: Sequence[int], grammar: Grammar, *, record: bool = False
 ) -> Writing:
-    """Read the question's ids and write the first token. ``grammar`` has a budget of tokens; ``plain`` (V,) bool: the
-    tokens that may stand inside text (:func:`timeexpert.model.generation.plain_text`)."""
-    assert grammar.max_tokens is not None
-    input_ids = torch.tensor([question], device=video.keys[0].device)
-    cache = DynamicCache(config=model.config.text_config)
-    for layer, (key, value) in enumerate(zip(video.keys, video.values, strict=True)):
-        cache.update(key, value, layer)
-    hidden, routings = model.read(input_ids, cache=cache)
-    keys, values = zip(*((layer.keys, layer.values) for layer in cache.layers), strict=True)
-    prompt = [*video.ids, *question]
-    answer = Writing(grammar, prompt, RowCache(keys, values, len(prompt) + grammar.max_tokens))
-    if record:
-        answer.routed = [video.routed, Routed.of(routings)]
-    _write([answer], model.logits(hidden[:, -1]), plain)
-    return answer
+    """An answer whose question is still to be read. ``grammar`` has a budget of tokens."""
+    assert grammar.max_tokens is not None and question
+    prompt, keys, values, routed = [*video.ids, *question], video.keys, video.values, [video.routed]
+    if len(question) > LONG_QUESTION:
+        cache = DynamicCache(config=model.config.text_config)
+        for layer, (key, value) in enumerate(zip(video.keys, video.values, strict=True)):
+            cache.update(key, value, layer)
+        longer = _read_alone(model, question[:-1], None, cache)
+        keys, values, routed = longer.keys, longer.values, [video.routed, longer.routed]
+    row = RowCache(keys, values, len(prompt) + grammar.max_tokens)
+    return Writing(grammar, prompt, row, routed=routed if record else None)
 
 
 def step(model: Decodes, answers: Sequence[Writing], plain: Tensor) -> None:
-    """Write the next token of each of up to :data:`STEP_ROWS` answers that are not done."""
+    """Go on with up to :data:`STEP_ROWS` answers that are not done: each reads a token or more, and one that has read
+    all it knows writes the next. ``plain`` (V,) bool: the tokens that may stand inside text
+    (:func:`timeexpert.model.generation.plain_text`)."""
     assert 0 < len(answers) <= STEP_ROWS and not any(answer.done for answer in answers)
-    empty = STEP_ROWS - len(answers)
-    device = answers[0].cache.keys[0].device
-    input_ids = torch.tensor([[answer.tokens[-1]] for answer in answers] + [[0]] * empty, device=device)
-    positions = torch.tensor([[answer.cache.length] for answer in answers] + [[0]] * empty, device=device)
-    cache = StepCache([answer.cache for answer in answers])
-    hidden, routings = model.read(input_ids, cache=cache, position_ids=positions)
+    unread, spare = [answer.unread for answer in answers], STEP_TOKENS - len(answers)
+    counts = []
+    for known in unread:  # who came first gets the spare slots first
+        counts.append(min(len(known), 1 + spare))
+        spare -= counts[-1] - 1
+    cache = StepCache([answer.cache for answer in answers], counts)
+    tokens = [token for known, count in zip(unread, counts, strict=True) for token in known[:count]]
+    read = torch.tensor([[*tokens, *[0] * spare], [*cache.positions, *[0] * spare]], device=cache.device)
+    input_ids, position_ids = read[:, :, None]
+    hidden, routings = model.read(input_ids, cache=cache, position_ids=position_ids)
     cache.advance()
-    for i, answer in enumerate(answers):
+    ends = list(accumulate(counts))
+    for answer, count, end in zip(answers, counts, ends, strict=True):
         if answer.routed is not None:
-            answer.routed.append(Routed.of(routings, slice(i, i + 1)))
-    _write(answers, model.logits(hidden[:, 0]), plain)
+            answer.routed.append(Routed.of(routings, slice(end - count, end)))
+    ready = [i for i, known in enumerate(unread) if len(known) == counts[i]]
+    if ready:
+        logits = model.logits(hidden[:, 0])[[ends[i] - 1 for i in ready]]
+        _write([answers[i] for i in ready], logits, plain)
 
 
 def _write(answers: Sequence[Writing], logits: Tensor, plain: Tensor) -> None:
-    """The likeliest token that the grammar allows, for each answer; logits (R, V), empty rows last."""
-    allowed = allowed_tokens([answer.grammar.allowed(answer.tokens) for answer in answers], plain)
-    scores = logits[: len(answers)].float().masked_fill(~allowed.to(logits.device), float("-inf"))
+    """The likeliest token that the grammar allows, for each answer; logits (R, V)."""
+    allowed = allowed_tokens([answer.next for answer in answers], plain)
+    scores = logits.float().masked_fill(~allowed.to(logits.device), float("-inf"))
     best = scores.argmax(-1, keepdim=True)
     logprobs = scores.log_softmax(-1).gather(1, best)
     for answer, token, logprob in zip(answers, best[:, 0].tolist(), logprobs[:, 0].tolist(), strict=True):
-        answer.tokens.append(token)
-        answer.logprobs.append(logprob)
+        answer.write(token, logprob)

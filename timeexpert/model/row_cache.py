@@ -1,7 +1,8 @@
 """Keys and values of answers that are written side by side, each in memory of its own.
 
-Every row attends to its own tokens alone, without padding, so that its numbers do not depend on the other rows.
-R rows, S tokens of one row so far, H heads, C head dim.
+Every token attends to its own row alone, up to itself and without padding, so that its numbers depend neither on the
+other rows nor on which tokens of its row are read in the same step.
+N tokens of one step, S tokens of one row so far, L layers, H heads, C head dim.
 """
 
 from __future__ import annotations
@@ -14,44 +15,55 @@ from torch import Tensor
 
 
 class RowCache:
-    """Per layer the keys and values (1, H, S, C) of one row, in room for ``room`` tokens."""
+    """The keys and values (L, 1, H, S, C) of one row, in room for ``room`` tokens."""
 
-    def __init__(self, keys: Sequence[Tensor], values: Sequence[Tensor], room: int) -> None:
-        self.length = keys[0].shape[2]
-        self.room = max(room, self.length)
-        self.keys = [self._roomy(key) for key in keys]
-        self.values = [self._roomy(value) for value in values]
-
-    def _roomy(self, kept: Tensor) -> Tensor:
-        out = kept.new_zeros(*kept.shape[:2], self.room, kept.shape[3])
-        out[:, :, : self.length] = kept
-        return out
+    def __init__(self, keys: Tensor, values: Tensor, room: int) -> None:
+        layers, *shape = keys.shape
+        self.length = shape[2]
+        shape[2] = max(room, self.length)
+        self.kept = keys.new_empty(2 * layers, *shape)  # the values behind the keys: one view serves both
+        self.keys, self.values = self.kept.chunk(2)
+        self.keys[:, :, :, : self.length] = keys
+        self.values[:, :, :, : self.length] = values
 
 
 class StepCache:
-    """The rows of one step. ``rows`` may be fewer than the rows of the step: the others attend to nothing."""
+    """The rows of one step and how many tokens each of them reads, in order; slots behind them attend to nothing."""
 
-    def __init__(self, rows: Sequence[RowCache]) -> None:
-        self.rows = rows
+    def __init__(self, rows: Sequence[RowCache], counts: Sequence[int]) -> None:
+        self.rows, self.counts = rows, list(counts)
+        self.positions = [row.length + i for row, count in zip(rows, counts, strict=True) for i in range(count)]
+        owners = (row for row, count in zip(rows, counts, strict=True) for _ in range(count))
+        # views of all layers at once: taken in each layer, they would be a third of the operations of a step
+        self._seen = [
+            row.kept.narrow(3, 0, place + 1).unbind() for row, place in zip(owners, self.positions, strict=True)
+        ]
+        self._new = [
+            row.kept.narrow(3, row.length, count).unbind() for row, count in zip(rows, counts, strict=True)
+        ]
+        self._layers, self.device = len(rows[0].keys), rows[0].keys.device
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """query (R, H, 1, C), key and value (R, H or fewer, 1, C): what each row's new token reads, (R, H, 1, C).
+        """query (N, H, 1, C), key and value (N, H or fewer, 1, C): what each token reads, (N, H, 1, C).
 
         The new keys and values are kept; :meth:`advance` makes them part of the rows once all layers have theirs.
         """
-        grouped = key.shape[1] != query.shape[1]
-        out = [torch.zeros_like(query[len(self.rows) :])]  # of the empty rows, which come last
-        parts = zip(self.rows, query.split(1), key.split(1), value.split(1), strict=False)
-        for place, (row, query_1, key_1, value_1) in enumerate(parts):
-            now = row.length
-            row.keys[layer].narrow(2, now, 1).copy_(key_1)
-            row.values[layer].narrow(2, now, 1).copy_(value_1)
-            keys, values = row.keys[layer].narrow(2, 0, now + 1), row.values[layer].narrow(2, 0, now + 1)
-            attended = F.scaled_dot_product_attention(query_1, keys, values, scale=scale, enable_gqa=grouped)
-            out.insert(place, attended)
-        return torch.cat(out)
+        grouped, used = key.shape[1] != query.shape[1], len(self.positions)
+        counts = [*self.counts, len(query) - used]
+        # (N, H, 1, C) -> (1, H, N, C), as the rows keep them
+        new = zip(self._new, key.transpose(0, 2).split(counts, 2), value.transpose(0, 2).split(counts, 2), strict=False)
+        for places, keys, values in new:
+            places[layer].copy_(keys)
+            places[self._layers + layer].copy_(values)
+        out = [
+            F.scaled_dot_product_attention(
+                query_1, seen[layer], seen[self._layers + layer], scale=scale, enable_gqa=grouped
+            )
+            for seen, query_1 in zip(self._seen, query.split(1), strict=False)
+        ]
+        return torch.cat([*out, torch.zeros_like(query[used:])])
 
     def advance(self) -> None:
-        """One token more in every row."""
-        for row in self.rows:
-            row.length += 1
+        """The rows have read their tokens."""
+        for row, count in zip(self.rows, self.counts, strict=True):
+            row.length += count
