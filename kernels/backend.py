@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Literal
 
@@ -23,6 +24,13 @@ class KernelError(UserError):
 def interpreted() -> bool:
     """Whether kernels run in Triton's interpreter: ``TRITON_INTERPRET=1``, read by triton when it is first imported."""
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Autocast off; entering that where it is off already costs more than a small operation."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def use_triton(backend: str, device: torch.device, dtype: torch.dtype) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .backend import Fallback, KernelError, StraightThrough, use_triton
+from .backend import Fallback, KernelError, StraightThrough, use_triton, without_autocast
 from .permutation import Permutation, permute
 
 MAX_EXPERTS = 256  # a block of tokens keeps its scores of every expert in registers
@@ -97,7 +97,7 @@ def gate(
             )
         triton = False
     args = (x_TD, weight_ED, threshold_E, rates_AE, type_T, active_E, scale, alpha, fallback, straight_through)
-    with torch.autocast(x_TD.device.type, enabled=False):
+    with without_autocast(x_TD.device):
         if not triton:
             return GateOutput(*reference.gate(*args))
         from . import triton_gate

@@ -41,11 +41,14 @@ def gate(
     :class:`timeexpert.kernels.gate.GateOutput`. float64 stays float64, every other type becomes float32."""
     kind = torch.promote_types(x_TD.dtype, torch.float32)
     x, weight, threshold = x_TD.to(kind), weight_ED.to(kind), threshold_E.to(kind)
+    alpha = alpha.to(kind)
     score_TE = F.linear(F.normalize(x, dim=-1), F.normalize(weight, dim=-1)) * scale.to(kind)
-    task_TE = (score_TE + alpha.to(kind) * rates_AE[type_T].to(kind)) / (1 + alpha.to(kind))
-    hard_TE = (task_TE > threshold) & active_E  # the sigmoids are monotone: they shape the gradient only
-    margin_TE = torch.sigmoid(task_TE) - torch.sigmoid(threshold)
-    gate_TE = _Decide.apply(margin_TE, hard_TE, hard_TE if straight_through == "selected" else active_E)
+    task_TE = (score_TE + alpha * rates_AE[type_T].to(kind)) / (1 + alpha)
+    hard_TE = (task_TE > threshold) & active_E
+    gate_TE = hard_TE.to(kind)
+    if torch.is_grad_enabled():  # the sigmoids are monotone: they shape the gradient only
+        margin_TE = torch.sigmoid(task_TE) - torch.sigmoid(threshold)
+        gate_TE = _Decide.apply(margin_TE, hard_TE, hard_TE if straight_through == "selected" else active_E)
     fallback_T = ~hard_TE.any(-1)
     mask_TE = hard_TE
     if fallback != "skip":
@@ -53,9 +56,10 @@ def gate(
         if fallback == "least_utilised":
             chosen_TE = (-rates_AE.sum(0).to(kind)).expand_as(task_TE)
         best_T = chosen_TE.masked_fill(~active_E, float("-inf")).argmax(-1)
-        mask_TE = hard_TE | (F.one_hot(best_T, active_E.numel()).bool() & fallback_T[:, None] & active_E)
+        best_TE = torch.zeros_like(hard_TE).scatter_(1, best_T[:, None], fallback_T[:, None])
+        mask_TE = hard_TE | (best_TE & active_E)
     with torch.no_grad():
-        plain_TE = (score_TE / (1 + alpha.to(kind)) > threshold) & active_E
+        plain_TE = (score_TE / (1 + alpha) > threshold) & active_E
         flipped_T = (plain_TE != hard_TE).sum(-1) / active_E.sum().clamp(min=1).to(kind)
     return score_TE, task_TE, gate_TE, mask_TE, fallback_T, flipped_T
 

@@ -13,12 +13,17 @@ from torch.distributed.tensor import DTensor
 
 from timeexpert.errors import UserError
 from timeexpert.kernels import reference
-from timeexpert.kernels.backend import KernelError, use_triton
+from timeexpert.kernels.backend import KernelError, use_triton, without_autocast
 from timeexpert.kernels.experts import experts_forward
 from timeexpert.kernels.permutation import permute
 
-from .fused_experts import fused_experts, product_type
+from .fused_experts import FEW_TOKENS, fused_experts, product_type
 from .gate import Pairs
+
+
+# Weights of a layer's experts that stay in a CPU's cache. For few tokens it then takes longer to pick the experts that
+# have tokens than to multiply by all of them; larger weights cost memory's time, so only those that are needed are read.
+SMALL_BYTES = 2**20
 
 
 class ExpertsError(UserError):
@@ -33,6 +38,20 @@ def grouped_mm_experts(
     gate, up = F.grouped_mm(x_TD.index_select(0, token_P), gate_up_ED2F, offs=ends_E).chunk(2, dim=-1)
     rows_PD = F.grouped_mm(F.silu(gate) * up, down_EFD, offs=ends_E)
     return reference.combine(rows_PD, weight_P, token_P, x_TD.shape[0])
+
+
+def few_tokens_experts(x_TD: Tensor, gate_up_ED2F: Tensor, down_EFD: Tensor, pairs: Pairs) -> Tensor:
+    """What :func:`fused_experts` computes, by giving every token to every expert, most with weight 0: three products
+    in place of two for each expert that has tokens. Their shapes depend on nobody's routing, so a token's result does
+    not depend on the tokens beside it."""
+    kind, (experts, width, model_dim) = product_type(x_TD), down_EFD.shape
+    weight_ET = x_TD.new_zeros(experts, len(x_TD), dtype=kind)
+    weight_ET[pairs.expert_P, pairs.token_P] = pairs.weight_P.to(kind)
+    x_ETD = x_TD.to(kind).expand(experts, -1, -1)
+    gate, up = torch.bmm(x_ETD, gate_up_ED2F.to(kind)).chunk(2, dim=-1)
+    hidden_ETF = F.silu(gate) * up * weight_ET[..., None]
+    # one product sums over the experts, too
+    return hidden_ETF.transpose(0, 1).reshape(-1, experts * width) @ down_EFD.to(kind).reshape(-1, model_dim)
 
 
 def can_use_grouped_mm(x: Tensor, *weights: Tensor) -> bool:
@@ -61,7 +80,7 @@ class Experts(nn.Module):
         if torch.is_autocast_enabled(device):  # neither grouped_mm nor operators of one's own follow autocast
             kind = torch.get_autocast_dtype(device)
             tensors = (x_TD.to(kind), tensors[1].to(kind), tensors[2].to(kind))
-        with torch.autocast(device, enabled=False):
+        with without_autocast(x_TD.device):
             return self._compute(self._choose(*tensors), *tensors, pairs).to(x_TD.dtype)
 
     def _choose(self, *tensors: Tensor) -> str:
@@ -89,6 +108,9 @@ class Experts(nn.Module):
 
     def _compute(self, backend: str, x_TD: Tensor, gate_up: Tensor, down: Tensor, pairs: Pairs) -> Tensor:
         if backend == "fused":
+            small = gate_up.nbytes + down.nbytes <= SMALL_BYTES
+            if small and 0 < len(x_TD) <= FEW_TOKENS and not torch.is_grad_enabled():
+                return few_tokens_experts(x_TD, gate_up, down, pairs)
             return fused_experts(x_TD, gate_up, down, pairs.token_P, pairs.weight_P, pairs.tokens_per_expert_E)
         if backend == "grouped_mm":
             return grouped_mm_experts(x_TD, gate_up, down, pairs.token_P, pairs.weight_P, pairs.tokens_per_expert_E)

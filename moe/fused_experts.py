@@ -28,7 +28,7 @@ PADDING = {torch.bfloat16: 16, torch.float16: 16}
 # A step of generation has few tokens. Each expert's rows are then filled up to their number, so that the products have
 # the same shapes whoever routes where: a product of another shape is rounded otherwise, and answers that are generated
 # side by side would depend on each other.
-FEW_TOKENS = 16
+FEW_TOKENS = 24
 # flags of torch.cpu.get_capabilities(), one of which a CPU needs to multiply this type faster than float32
 FLAGS = {torch.bfloat16: ("avx512_bf16", "amx_bf16"), torch.float16: ("avx512_fp16", "amx_fp16")}
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from timeexpert.kernels.backend import without_autocast
 from timeexpert.kernels.gate import GateOutput, gate
 
 from .config import MAX_SCALE, MoEConfig
@@ -122,7 +123,7 @@ class Gate(nn.Module):
         ``role_T`` (T,) int64: see :class:`TokenRole`; with it the routing holds ``directions_2D``.
         """
         if self.config.router == "topk":
-            with torch.autocast(x_TD.device.type, enabled=False):
+            with without_autocast(x_TD.device):
                 # float32: rounding to bf16 changes the top k
                 return self._topk(F.linear(x_TD.float(), self.weight.float()))
         return self._topany(x_TD, type_T, role_T)
@@ -160,7 +161,7 @@ class Gate(nn.Module):
         # a fallback expert was not accepted, so its weight 1 carries no gradient to the gate
         soft_TE = torch.where(made.fallback_T[:, None], made.mask_TE.to(made.gate_TE.dtype), made.gate_TE)
         pairs = _pairs(made.mask_TE, soft_TE / made.mask_TE.sum(-1, keepdim=True).clamp(min=1))
-        with torch.autocast(x_TD.device.type, enabled=False):
+        with without_autocast(x_TD.device):
             directions_2D = None if role_T is None else _directions(x_TD, role_T, made.fallback_T)
         z_logits_TE = made.score_TE[:, self.active_experts]
         decided = (made.mask_TE, made.gate_TE, made.task_TE, made.fallback_T, made.flipped_T)

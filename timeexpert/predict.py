@@ -205,7 +205,7 @@ class Predictor:
 
     @torch.inference_mode()
     def step(self, answers: Sequence[Writing]) -> None:
-        """Go on with up to ``STEP_ROWS`` answers that are not done: each reads or writes a token or more."""
+        """Go on with up to ``STEP_ROWS`` answers that are not done."""
         self.answering.step(answers)
 
     def prediction(self, request: Request, answer: Writing) -> Prediction:

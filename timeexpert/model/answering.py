@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from timeexpert.tokenization.text import TextTokenizer
 
 from .confidence import Confidence, event_confidences
 from .decoding import EncodedVideo, Grammar, Writing, begin, encode_video, step
-from .generation import plain_text
+from .generation import RefusedTokens, plain_text
 from .timeexpert import TimeExpert
 
 # What an answer of each task looks like: times per event, scores per event. Free prompts may be anything.
@@ -108,6 +109,10 @@ class Answering(ABC):
     def __init__(self, model: Any, writer: RowWriter) -> None:
         self.model, self.writer = model, writer
 
+    @cached_property
+    def _refused(self) -> RefusedTokens:
+        return RefusedTokens(self.plain)
+
     @abstractmethod
     def visual_tokens(self, clip: Clip) -> Tensor:
         """The visual tokens (..., D) of a clip. Raises ``UserError`` for a clip that the model cannot take."""
@@ -146,7 +151,7 @@ class Answering(ABC):
 
     def step(self, answers: Sequence[Writing]) -> None:
         """Go on with each answer."""
-        step(self.model, answers, self.plain)
+        step(self.model, answers, self._refused)
 
 
 class EventAnswering(Answering):

@@ -11,7 +11,7 @@ from transformers.models.aria.modeling_aria import (
     AriaTextAttention,
     AriaTextRMSNorm,
     AriaTextRotaryEmbedding,
-    apply_rotary_pos_emb,
+    rotate_half,
 )
 
 from timeexpert.moe import MoEConfig, MoELayer, Routing
@@ -53,14 +53,16 @@ class MoEDecoderLayer(nn.Module):
         return x + y, routing
 
     def _attend_in_rows(self, x: Tensor, rotary: tuple[Tensor, Tensor], cache: StepCache) -> Tensor:
-        """x (R, 1, D): one new token of each row, which sees its own row alone."""
+        """x (N, 1, D): the tokens of a step, each of which sees its own row alone."""
         attention = self.self_attn
-        shape = (*x.shape[:2], -1, attention.head_dim)
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        query, key, value = (projection(x).view(shape).transpose(1, 2) for projection in projections)
-        query, key = apply_rotary_pos_emb(query, key, *rotary)
+        query, key, value = (projection(x).view(len(x), -1, 1, attention.head_dim) for projection in projections)
+        cos, sin = rotary  # (N, 1, C)
+        both = torch.cat([query, key], 1)
+        both = both * cos[:, None] + rotate_half(both) * sin[:, None]
+        query, key = both.split([query.shape[1], key.shape[1]], 1)
         out = cache.attend(attention.layer_idx, query, key, value, attention.scaling)
-        attended: Tensor = attention.o_proj(out.transpose(1, 2).reshape(*x.shape[:2], -1))
+        attended: Tensor = attention.o_proj(out.reshape(len(x), 1, -1))
         return attended
 
 

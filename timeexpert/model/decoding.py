@@ -1,11 +1,11 @@
 """Answers written token by token, up to :data:`STEP_ROWS` side by side, each as if it were alone.
 
 A prompt is a video, then a question. The video's part passes the decoder once, in a batch of one, and is shared by its
-questions. Everything behind it is read in steps: of each answer the tokens that are known and not read yet, which are
-its question at first, then what it wrote last, with what the grammar leaves no choice about. A step has
-:data:`STEP_TOKENS` slots, empty ones included, and each token attends to its own row up to itself. So every matrix
-product has the same shape whoever is answered beside, and however the tokens fall into steps, and an answer is the
-same to the last bit. On a CPU tests hold this; on a GPU it depends on the kernels.
+questions. Everything behind it is read in steps: of each answer up to :data:`READ_TOKENS` tokens that are known and not
+read yet, which are its question at first, then what it wrote last, with what the grammar leaves no choice about. A step
+has :data:`STEP_TOKENS` slots, empty ones included, and each row attends to its own keys. So every matrix product has
+the same shape whoever is answered beside, and an answer is the same to the last bit. On a CPU tests hold this; on a GPU
+it depends on the kernels.
 
 R answers of a step, N slots, S tokens, L layers, E expert slots.
 """
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -24,12 +23,13 @@ from transformers import Cache, DynamicCache
 from timeexpert.moe import Routing
 from timeexpert.tokenization.grammar import Allowed
 
-from .generation import allowed_tokens
+from .generation import RefusedTokens
 from .row_cache import RowCache, StepCache
 
 STEP_ROWS = 8
-STEP_TOKENS = 16
-LONG_QUESTION = 48  # tokens; a longer one passes the decoder in a batch of one, as three steps take longer than that
+STEP_TOKENS = 24
+READ_TOKENS = 8  # what an answer reads in a step depends on nothing but the answer: fewer slots are left, and it waits
+LONG_QUESTION = 48  # tokens; a longer one passes the decoder in a batch of one, which takes less time than six steps
 
 
 class Decodes(Protocol):
@@ -176,36 +176,40 @@ def begin(
     return Writing(grammar, prompt, row, routed=routed if record else None)
 
 
-def step(model: Decodes, answers: Sequence[Writing], plain: Tensor) -> None:
-    """Go on with up to :data:`STEP_ROWS` answers that are not done: each reads a token or more, and one that has read
-    all it knows writes the next. ``plain`` (V,) bool: the tokens that may stand inside text
-    (:func:`timeexpert.model.generation.plain_text`)."""
+def step(model: Decodes, answers: Sequence[Writing], refused: RefusedTokens) -> None:
+    """Go on with up to :data:`STEP_ROWS` answers that are not done: as many as have room read a token or more, the
+    first one always, and an answer that has read all it knows writes the next. ``refused``: of the model's vocabulary.
+    """
     assert 0 < len(answers) <= STEP_ROWS and not any(answer.done for answer in answers)
-    unread, spare = [answer.unread for answer in answers], STEP_TOKENS - len(answers)
-    counts = []
-    for known in unread:  # who came first gets the spare slots first
-        counts.append(min(len(known), 1 + spare))
-        spare -= counts[-1] - 1
-    cache = StepCache([answer.cache for answer in answers], counts)
-    tokens = [token for known, count in zip(unread, counts, strict=True) for token in known[:count]]
+    reading: list[tuple[Writing, list[int]]] = []
+    spare, tokens = STEP_TOKENS, list[int]()
+    for answer in answers:  # who came first reads first
+        part = answer.unread[:READ_TOKENS]
+        if len(part) <= spare:
+            reading.append((answer, part))
+            spare -= len(part)
+            tokens += part
+    cache = StepCache([answer.cache for answer, _ in reading], [len(part) for _, part in reading])
     read = torch.tensor([[*tokens, *[0] * spare], [*cache.positions, *[0] * spare]], device=cache.device)
     input_ids, position_ids = read[:, :, None]
     hidden, routings = model.read(input_ids, cache=cache, position_ids=position_ids)
     cache.advance()
-    ends = list(accumulate(counts))
-    for answer, count, end in zip(answers, counts, ends, strict=True):
+    end, ready, last = 0, [], []
+    for answer, part in reading:
+        end += len(part)
         if answer.routed is not None:
-            answer.routed.append(Routed.of(routings, slice(end - count, end)))
-    ready = [i for i, known in enumerate(unread) if len(known) == counts[i]]
+            answer.routed.append(Routed.of(routings, slice(end - len(part), end)))
+        if not answer.unread:
+            ready.append(answer)
+            last.append(end - 1)
     if ready:
-        logits = model.logits(hidden[:, 0])[[ends[i] - 1 for i in ready]]
-        _write([answers[i] for i in ready], logits, plain)
+        _write(ready, model.logits(hidden[:, 0])[last], refused)
 
 
-def _write(answers: Sequence[Writing], logits: Tensor, plain: Tensor) -> None:
+def _write(answers: Sequence[Writing], logits: Tensor, refused: RefusedTokens) -> None:
     """The likeliest token that the grammar allows, for each answer; logits (R, V)."""
-    allowed = allowed_tokens([answer.next for answer in answers], plain)
-    scores = logits.float().masked_fill(~allowed.to(logits.device), float("-inf"))
+    mask = refused([answer.next for answer in answers]).to(logits.device)
+    scores = logits.float().masked_fill(mask, float("-inf"))
     best = scores.argmax(-1, keepdim=True)
     logprobs = scores.log_softmax(-1).gather(1, best)
     for answer, token, logprob in zip(answers, best[:, 0].tolist(), logprobs[:, 0].tolist(), strict=True):

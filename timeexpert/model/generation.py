@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from transformers import LogitsProcessor
 
 from timeexpert.tokenization import EventGrammar, IdSpace
 from timeexpert.tokenization.grammar import Allowed
+
+KEPT_RULES = 64  # a mask is as long as the vocabulary
 
 
 def plain_text(ids: IdSpace, special_ids: frozenset[int]) -> Tensor:
@@ -20,14 +23,24 @@ def plain_text(ids: IdSpace, special_ids: frozenset[int]) -> Tensor:
     return plain
 
 
-def allowed_tokens(rules: Sequence[Allowed], plain: Tensor) -> Tensor:
-    """(len(rules), output_size) bool: the tokens that each rule allows; ``plain`` is :func:`plain_text`."""
-    allowed = torch.zeros(len(rules), len(plain), dtype=torch.bool)
-    for row, rule in zip(allowed, rules, strict=True):
-        if rule.text:
-            row |= plain
-        row[list(rule.ids)] = True
-    return allowed
+class RefusedTokens:
+    """The tokens that rules refuse, as masks; ``plain`` (V,) bool is :func:`plain_text`, on the device of the masks.
+
+    The same rules come again with every number, so the last masks are kept.
+    """
+
+    def __init__(self, plain: Tensor) -> None:
+        self.plain = plain
+        self._of = lru_cache(KEPT_RULES)(self._mask)
+
+    def __call__(self, rules: Sequence[Allowed]) -> Tensor:
+        """(len(rules), V) bool."""
+        return torch.stack([self._of(rule) for rule in rules])
+
+    def _mask(self, rule: Allowed) -> Tensor:
+        refused = ~self.plain if rule.text else torch.ones_like(self.plain)
+        refused[list(rule.ids)] = False
+        return refused
 
 
 class EventGrammarProcessor(LogitsProcessor):
@@ -43,11 +56,11 @@ class EventGrammarProcessor(LogitsProcessor):
     ) -> None:
         self.grammars = [grammars] if isinstance(grammars, EventGrammar) else list(grammars)
         self.prompt_length = prompt_length
-        self.plain = plain_text(self.grammars[0].codec.ids, special_ids)
+        self.refused = RefusedTokens(plain_text(self.grammars[0].codec.ids, special_ids))
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """input_ids (B, S), scores (B, output_size) -> scores with -inf where a token may not come."""
         beams = len(input_ids) // len(self.grammars)
         answers = enumerate(input_ids[:, self.prompt_length :].tolist())
         rules = [self.grammars[row // beams].allowed(tokens) for row, tokens in answers]
-        return scores.masked_fill(~allowed_tokens(rules, self.plain).to(scores.device), float("-inf"))
+        return scores.masked_fill(self.refused(rules).to(scores.device), float("-inf"))

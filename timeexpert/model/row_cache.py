@@ -1,7 +1,6 @@
 """Keys and values of answers that are written side by side, each in memory of its own.
 
-Every token attends to its own row alone, up to itself and without padding, so that its numbers depend neither on the
-other rows nor on which tokens of its row are read in the same step.
+Every row attends to its own tokens alone, without padding, so that its numbers do not depend on the other rows.
 N tokens of one step, S tokens of one row so far, L layers, H heads, C head dim.
 """
 
@@ -32,38 +31,47 @@ class StepCache:
 
     def __init__(self, rows: Sequence[RowCache], counts: Sequence[int]) -> None:
         self.rows, self.counts = rows, list(counts)
-        self.positions = [row.length + i for row, count in zip(rows, counts, strict=True) for i in range(count)]
-        owners = (row for row, count in zip(rows, counts, strict=True) for _ in range(count))
-        # views of all layers at once: taken in each layer, they would be a third of the operations of a step
-        self._seen = [
-            row.kept.narrow(3, 0, place + 1).unbind() for row, place in zip(owners, self.positions, strict=True)
-        ]
-        self._new = [
-            row.kept.narrow(3, row.length, count).unbind() for row, count in zip(rows, counts, strict=True)
-        ]
         self._layers, self.device = len(rows[0].keys), rows[0].keys.device
+        # views of all layers at once: taken in each layer, they would be a third of the operations of a step
+        self._new = [row.kept.narrow(3, row.length, n).unbind() for row, n in zip(rows, counts, strict=True)]
+        self._seen = [row.kept.narrow(3, 0, row.length + n).unbind() for row, n in zip(rows, counts, strict=True)]
+        self._masks = [_causal(row, n) for row, n in zip(rows, counts, strict=True)]
+
+    @property
+    def positions(self) -> list[int]:
+        """Of each token in its row."""
+        return [row.length + i for row, count in zip(self.rows, self.counts, strict=True) for i in range(count)]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """query (N, H, 1, C), key and value (N, H or fewer, 1, C): what each token reads, (N, H, 1, C).
 
         The new keys and values are kept; :meth:`advance` makes them part of the rows once all layers have theirs.
         """
-        grouped, used = key.shape[1] != query.shape[1], len(self.positions)
-        counts = [*self.counts, len(query) - used]
+        grouped = key.shape[1] != query.shape[1]
+        counts = [*self.counts, len(query) - sum(self.counts)]
         # (N, H, 1, C) -> (1, H, N, C), as the rows keep them
-        new = zip(self._new, key.transpose(0, 2).split(counts, 2), value.transpose(0, 2).split(counts, 2), strict=False)
-        for places, keys, values in new:
-            places[layer].copy_(keys)
-            places[self._layers + layer].copy_(values)
-        out = [
-            F.scaled_dot_product_attention(
-                query_1, seen[layer], seen[self._layers + layer], scale=scale, enable_gqa=grouped
+        *queries, empty = query.transpose(0, 2).split(counts, 2)
+        keys, values = key.transpose(0, 2).split(counts, 2), value.transpose(0, 2).split(counts, 2)
+        out = []
+        for i, (new, seen) in enumerate(zip(self._new, self._seen, strict=True)):
+            new[layer].copy_(keys[i])
+            new[self._layers + layer].copy_(values[i])
+            past = seen[layer], seen[self._layers + layer]
+            out.append(
+                F.scaled_dot_product_attention(
+                    queries[i], *past, attn_mask=self._masks[i], scale=scale, enable_gqa=grouped
+                )
             )
-            for seen, query_1 in zip(self._seen, query.split(1), strict=False)
-        ]
-        return torch.cat([*out, torch.zeros_like(query[used:])])
+        return torch.cat([*out, torch.zeros_like(empty)], 2).transpose(0, 2)
 
     def advance(self) -> None:
         """The rows have read their tokens."""
         for row, count in zip(self.rows, self.counts, strict=True):
             row.length += count
+
+
+def _causal(row: RowCache, count: int) -> Tensor | None:
+    """(count, S): what keeps each of a row's next tokens from those behind it; one token has none behind it."""
+    if count == 1:
+        return None
+    return row.kept.new_full((count, row.length + count), float("-inf")).triu(row.length + 1)
