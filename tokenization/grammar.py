@@ -95,23 +95,25 @@ class EventGrammar:
         if answer and answer[-1] == eos:
             return Allowed((eos,))
         left = None if self.limits.max_tokens is None else self.limits.max_tokens - len(answer)
-        begin = next((i for i in range(len(answer) - 1, -1, -1) if answer[i] == ids.sync), None)
+        sync = ids.sync
+        begin = next((i for i in range(len(answer) - 1, -1, -1) if answer[i] == sync), None)
         if begin is None:
-            return Allowed((ids.sync,))
-        events = sum(token == ids.sync for token in answer)
+            return Allowed((sync,))
+        events = sum(token == sync for token in answer)
         event = answer[begin + 1 :]
-        times = [t - ids.time for t in event if ids.time <= t < ids.score]
-        scores = [t - ids.score for t in event if ids.score <= t < ids.output_size]
+        first_time, first_score, end = ids.time, ids.score, ids.output_size
+        times = [t - first_time for t in event if first_time <= t < first_score]
+        scores = [t - first_score for t in event if first_score <= t < end]
         if not times or times[-1] != NumericVocab.sync:
             spare = None if left is None else left - self._shortest_scores - 1
             local = self._list(times, self.codec.time_format, self.limits.times, spare, self._time_cap)
-            return Allowed(tuple(ids.time + i for i in local))
+            return Allowed(tuple(first_time + i for i in local))
         if not scores or scores[-1] != NumericVocab.sync:
             spare = None if left is None else left - 1
             local = self._list(scores, self.codec.score_format, self.limits.scores, spare, None)
-            return Allowed(tuple(ids.score + i for i in local))
+            return Allowed(tuple(first_score + i for i in local))
         more = events < self.limits.max_events and (left is None or left >= self.shortest_event + 1)
-        return Allowed((ids.sync, eos) if more else (eos,), text=left is None or left > 1)
+        return Allowed((sync, eos) if more else (eos,), text=left is None or left > 1)
 
     def _list(
         self,

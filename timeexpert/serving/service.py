@@ -83,18 +83,17 @@ class Service:
         check_type(request, "application/json")
         with self.bodies.hold(length):
             body = await read_json_bytes(request, self.limits.body_timeout_s)
-            asking = await self.run(self._open, body)
+            asking, ticket = await self.run(self._hand_in, body)
             del body
         try:
-            asking.ticket = await self.run(self.engine.submit, asking.question)
             if not asking.asked.stream:
-                reply = await self._or_leave(request, self.run(asking.ticket.result, self.limits.answer_timeout_s))
+                reply = await self._or_leave(request, self.run(ticket.result, self.limits.answer_timeout_s))
                 return JSONResponse(completion(reply, self.settings.model))
-            pieces = asking.ticket.events()
+            pieces = ticket.events()
             # the status is told with the first piece: until then a refusal can be one
             first = await self._or_leave(request, self.run(next, pieces, None))
             if first is None:
-                await self.run(asking.ticket.result, self.limits.answer_timeout_s)
+                await self.run(ticket.result, self.limits.answer_timeout_s)
         except TimeoutError:
             asking.close()
             raise self._late() from None
@@ -104,10 +103,19 @@ class Service:
         finally:
             if not asking.asked.stream:
                 asking.close()
-        return _Stream(self._stream(asking, asking.ticket, first, pieces), asking.close)
+        return _Stream(self._stream(asking, ticket, first, pieces), asking.close)
+
+    def _hand_in(self, body: bytes) -> tuple[_Asking, Ticket]:
+        """Parse the body, put its video on disk and hand the question to the engine: one change of threads for all."""
+        asking = self._open(body)
+        try:
+            asking.ticket = self.engine.submit(asking.question)
+        except BaseException:
+            asking.close()
+            raise
+        return asking, asking.ticket
 
     def _open(self, body: bytes) -> _Asking:
-        """Parse the body and put its video on disk."""
         asked = read_question(read_body(body, self.limits), self.settings.model, self.limits)
         if isinstance(asked.media, TimedImages):
             return _Asking(asked, self.images(asked.media.images, asked.media.times_s), lambda: None)
