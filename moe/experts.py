@@ -20,9 +20,9 @@ from timeexpert.kernels.permutation import permute
 from .fused_experts import FEW_TOKENS, fused_experts, product_type
 from .gate import Pairs
 
-
-# Weights of a layer's experts that stay in a CPU's cache. For few tokens it then takes longer to pick the experts that
-# have tokens than to multiply by all of them; larger weights cost memory's time, so only those that are needed are read.
+# Experts of a layer that stay in a CPU's cache. For few tokens it takes longer to pick those that have tokens than to
+# multiply by all of them (step of 24 tokens, checkpoints/tiny: 56 operations in place of 190). Of larger ones only
+# those that have tokens are read.
 SMALL_BYTES = 2**20
 
 

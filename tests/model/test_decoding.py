@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from timeexpert.model.decoding import STEP_ROWS, STEP_TOKENS, Writing
+from timeexpert.model.decoding import LONG_QUESTION, READ_TOKENS, STEP_ROWS, STEP_TOKENS, Writing
 from timeexpert.moe.fused_experts import FEW_TOKENS
 from timeexpert.predict import Clip, Predictor, Request
+from timeexpert.tokenization import NumericVocab
 
 TINY = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny"
 
@@ -22,12 +25,12 @@ def tiny() -> Predictor:
 
 @pytest.fixture(scope="module")
 def requests() -> list[Request]:
-    """Questions of all lengths about noise of 1 to 8 frames."""
+    """Questions of all lengths, the last one too long for steps, about noise of 1 to 8 frames."""
     noise = np.random.default_rng(3)
     found = []
     for n in range(1, STEP_ROWS + 1):
         clip = Clip(noise.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8), np.arange(n) * 1.5 + 0.1, n * 1.5 + 0.1)
-        found.append(Request(clip, "When? " * n, None, 30 + n))
+        found.append(Request(clip, "When? " * (n if n < STEP_ROWS else LONG_QUESTION), None, 30 + n))
     return found
 
 
@@ -74,6 +77,44 @@ def test_records_hold_every_token_that_was_read(tiny: Predictor, requests: list[
     slots = tiny.model.config.moe_config.slots
     assert mask.shape == (len(tiny.model.gates), len(answer.prompt_ids) + len(answer.tokens) - 1, slots)
     assert bool(mask.any(-1).all())  # fallback top1
+
+
+def test_what_the_grammar_leaves_no_choice_about_costs_no_step(tiny: Predictor, requests: list[Request]) -> None:
+    request = replace(requests[2], task="moment_retrieval")
+    answer = tiny.begin(request, tiny.encode(request.clip))
+    ids = tiny.answering.codec.ids
+    # an event, then 000: the video is shorter than 10 s
+    assert answer.tokens == [ids.sync, *[ids.time + NumericVocab.symbols.index("0")] * 3]
+    steps, question = 0, len(answer.unread)
+    while not answer.done:
+        tiny.step([answer])
+        steps += 1
+
+    def is_choice(i: int) -> bool:
+        rule = answer.grammar.allowed(answer.tokens[:i])
+        return rule.text or len(rule.ids) > 1 or answer.tokens[i] == tiny.answering.codec.text.eos_id
+
+    chosen = sum(is_choice(i) for i in range(len(answer.tokens)))
+    assert chosen <= len(answer.tokens) - 12  # <sync>000, point, <sep>000, point, two <sync>
+    assert steps == math.ceil(question / READ_TOKENS) + chosen - 1
+    assert all(is_choice(i) or answer.logprobs[i] == 0.0 for i in range(len(answer.tokens)))
+
+
+def test_where_slots_are_few_who_came_first_reads_first(tiny: Predictor, requests: list[Request]) -> None:
+    answers = [tiny.begin(request, tiny.encode(request.clip)) for request in requests[1:-1]]
+    known = [len(answer.unread) for answer in answers]
+    assert min(known) > READ_TOKENS
+    tiny.step(answers)
+    read = [before - len(answer.unread) for before, answer in zip(known, answers, strict=True)]
+    first = STEP_TOKENS // READ_TOKENS
+    assert read == [READ_TOKENS] * first + [0] * (len(answers) - first)
+
+
+def test_only_a_long_question_is_read_by_itself(tiny: Predictor, requests: list[Request]) -> None:
+    *short, long = [tiny.begin(request, tiny.encode(request.clip)) for request in requests]
+    for answer, request in zip(short, requests, strict=False):
+        assert answer.cache.length == len(tiny.encode(request.clip).ids)
+    assert long.cache.length == len(long.prompt_ids) - 1
 
 
 def test_a_step_is_small_enough_for_experts_of_one_shape() -> None:

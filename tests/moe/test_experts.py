@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from tests.kernels.cases import LOADS, assert_same, mask_of
 from timeexpert.kernels import backend as kernels_backend
 from timeexpert.moe import Experts, Routing
+from timeexpert.moe import experts as layer
 from timeexpert.moe import fused_experts as fused
 from timeexpert.moe.experts import ExpertsError, SharedExperts, can_use_grouped_mm
 
@@ -70,6 +71,35 @@ def test_fused_experts_equal_the_loop(load: str, dtype: torch.dtype):
     # the weights of the pairs are in float32 whatever the experts are in
     for ours, theirs in zip(got, want, strict=True):
         assert_same([ours], [theirs], max(TOLERANCE[dtype], 1e-6 if ours.dtype == torch.float32 else 0))
+
+
+@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("small_bytes", [0, layer.SMALL_BYTES])
+def test_few_tokens_equal_the_loop_with_small_experts_and_with_large_ones(
+    load: str, dtype: torch.dtype, small_bytes: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(layer, "SMALL_BYTES", small_bytes)
+    x, mask, weight = (tensor[: fused.FEW_TOKENS] for tensor in inputs_of(load, dtype=dtype))
+    with torch.no_grad():
+        got, want = (make_experts(name, dtype=dtype)(x, routing_of(mask, weight)) for name in ("fused", "loop"))
+    assert got.dtype == want.dtype
+    assert_same([got], [want], TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("small_bytes", [0, layer.SMALL_BYTES])
+def test_few_tokens_are_computed_to_the_same_bits_whoever_is_beside_them(
+    small_bytes: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(layer, "SMALL_BYTES", small_bytes)
+    experts, (x, mask, weight) = make_experts(model_dim=64, expert_dim=48), inputs_of("uneven", model_dim=64)
+    few = fused.FEW_TOKENS
+    with torch.no_grad():
+        want = experts(x[:few], routing_of(mask[:few], weight[:few]))[0]
+        for place in range(few):
+            order = torch.randperm(T - 1)[: few - 1] + 1  # other neighbours
+            order = torch.cat([order[:place], torch.tensor([0]), order[place:]])
+            assert experts(x[order], routing_of(mask[order], weight[order]))[place].equal(want)
 
 
 @pytest.mark.parametrize("load", LOADS)

@@ -152,6 +152,17 @@ class Asker(ABC):
         return self.send("POST", "/v1/files", body, **{"Content_Type": "multipart/form-data; boundary=cut", **headers})
 
 
+def answer_to(connection: socket.socket) -> bytes:
+    """All that comes until the server closes the connection."""
+    answer = b""
+    try:
+        while part := connection.recv(65536):
+            answer += part
+    except ConnectionResetError:
+        pass  # it lingered long enough for us to read the answer
+    return answer
+
+
 @dataclass(frozen=True)
 class Client(Asker):
     """Asks a server in this process, whose parts can be looked at."""

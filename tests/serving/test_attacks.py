@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import gzip
 import io
-import json
 import os
 import socket
 import struct
@@ -16,13 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
 import pytest
 from PIL import Image
 
 from ..data.media import write_video
-from .conftest import PROMPT, Reply, data_url, question
+from .bombs import huge_frames, png, png_chunk, with_index_of
+from .conftest import PROMPT, Reply, answer_to, data_url, question
 from .process import Process, process
 from .test_fetch import PUBLIC, Host, running
 from .test_http import head
@@ -107,16 +105,6 @@ def test_archives_are_not_unpacked(server: Process) -> None:
         refused(server.ask(question(file_id)), 400, "video_url: not a readable video")
 
 
-def png_chunk(kind: bytes, data: bytes) -> bytes:
-    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
-
-
-def png(width: int, height: int, *chunks: bytes, pixels: bytes) -> bytes:
-    header = png_chunk(b"IHDR", struct.pack(">II", width, height) + b"\x08\x02\0\0\0")
-    data = png_chunk(b"IDAT", zlib.compress(pixels, 9))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + data + png_chunk(b"IEND", b"")
-
-
 def test_image_bombs_are_refused_by_their_headers(server: Process) -> None:
     small = io.BytesIO()
     Image.new("RGB", (16, 16)).save(small, "jpeg")
@@ -132,41 +120,11 @@ def test_image_bombs_are_refused_by_their_headers(server: Process) -> None:
     assert server.ask(frames(too_much)).status in (200, 400)
 
 
-def huge_frames(folder: Path, *, in_header: bool) -> bytes:
-    """Motion JPEG whose pictures, or also whose header, say 65500 by 65500 pixels."""
-    path = folder / "huge.avi"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mjpeg", rate=5)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
-        for _ in range(3):
-            frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    data = path.read_bytes()
-    assert data.count(struct.pack(">HH", 48, 64)) == 3  # of the three pictures
-    data = data.replace(struct.pack(">HH", 48, 64), struct.pack(">HH", 65_500, 65_500))
-    if in_header:
-        data = data.replace(struct.pack("<ii", 64, 48), struct.pack("<ii", 65_500, 65_500))
-    return data
-
-
 @pytest.mark.parametrize("in_header", [True, False])
 def test_a_video_of_huge_frames_is_refused(server: Process, tmp_path: Path, in_header: bool) -> None:
     # max_pixels holds in FFmpeg's own probing too, which then finds no size at all
     data = huge_frames(tmp_path, in_header=in_header)
     refused(ask_about(server, data), 400, "video_url: none of its 3 frames decodes")
-
-
-def with_index_of(data: bytes, seconds: int) -> bytes:
-    """An MP4 whose table of sample times (stts, ISO/IEC 14496-12 8.6.1.2) stretches it to ``seconds``."""
-    out = bytearray(data.replace(b"edts", b"free"))  # the edit list would cut it at the end of the real video
-    at = data.index(b"stts") + 8
-    (entries,) = struct.unpack_from(">I", out, at)
-    assert entries == 1
-    frames, _ = struct.unpack_from(">II", out, at + 4)
-    (timescale,) = struct.unpack_from(">I", out, data.index(b"mdhd") + 16)
-    struct.pack_into(">I", out, at + 8, seconds * timescale // frames)
-    return bytes(out)
 
 
 def test_a_small_file_whose_index_says_ten_hours_is_refused(server: Process, video: Path) -> None:
@@ -315,16 +273,6 @@ def test_a_host_that_trickles_is_given_up(server: Process) -> None:
 # -- slow and oversized
 
 
-def answer_to(connection: socket.socket) -> bytes:
-    answer = b""
-    try:
-        while part := connection.recv(65536):
-            answer += part
-    except ConnectionResetError:
-        pass  # it lingered long enough for us to read the answer
-    return answer
-
-
 JSON_HEAD = head("Content-Type: application/json", "Content-Length: 1000")
 FORM_HEAD = head(
     "Content-Type: multipart/form-data; boundary=cut", "Content-Length: 1000", start="POST /v1/files HTTP/1.1"
@@ -407,52 +355,3 @@ def test_a_forms_headers_have_bounds(server: Process) -> None:
         )
         reply = server.send("POST", "/v1/files", body, Content_Type="multipart/form-data; boundary=cut")
         assert reply.status == 400 and len(reply.message) > 10
-
-
-# -- answers in a browser
-
-
-def test_every_answer_tells_browsers_to_guess_frame_and_run_nothing(server: Process, video: Path) -> None:
-    file_id = server.upload(video.read_bytes()).body["id"]
-    answers = {
-        "page": server.fetch("GET", "/"),
-        "script": server.fetch("GET", "/page/page.js"),
-        "json": server.fetch("GET", "/v1/models"),
-        "metrics": server.fetch("GET", "/metrics"),
-        "video": server.fetch("GET", f"/v1/files/{file_id}/content"),
-        "range": server.fetch("GET", f"/v1/files/{file_id}/content", Range="bytes=0-9"),
-        "refused": server.fetch("POST", "/v1/chat/completions", b"{"),
-        "nowhere": server.fetch("GET", "/<script>"),
-        "method": server.fetch("PUT", "/"),
-        "foreign": server.fetch("GET", "/", Host="evil.example"),
-        "late range": server.fetch("GET", f"/v1/files/{file_id}/content", Range="bytes=999999999-"),
-    }
-    for name, (response, _) in answers.items():
-        assert response.headers["X-Content-Type-Options"] == "nosniff", name
-        assert response.headers["Referrer-Policy"] == "no-referrer", name
-        assert len(response.headers.get_all("Content-Security-Policy")) == 1, name
-        rules = response.headers["Content-Security-Policy"].split("; ")
-        assert "default-src 'none'" in rules and "frame-ancestors 'none'" in rules, name
-        assert ("script-src 'self'" in rules) == (name in ("page", "script")), name
-    with socket.create_connection(server.address, timeout=30) as connection:
-        connection.sendall(b"no HTTP\r\n\r\n")
-        answer = answer_to(connection).decode()
-    assert "X-Content-Type-Options: nosniff\r\n" in answer and "frame-ancestors 'none'" in answer
-
-
-@pytest.mark.parametrize(
-    "name", ["page.html", "page.htm", "page.mp4", "page.svg", "page.xhtml", "page", "page.js", "a.pdf"]
-)
-def test_an_uploaded_page_is_never_one(server: Process, name: str) -> None:
-    page = b"<!doctype html><script>alert(1)</script>"
-    file_id = server.upload(page, name).body["id"]
-    response, body = server.fetch("GET", f"/v1/files/{file_id}/content")
-    assert body == page
-    assert response.headers["Content-Type"] in ("application/octet-stream", "video/mp4")
-    assert response.headers["X-Content-Type-Options"] == "nosniff"
-    assert "sandbox" in response.headers["Content-Security-Policy"]
-
-
-def test_what_is_asked_in_json_is_answered_in_json(server: Process) -> None:
-    reply = server.fetch("GET", "/v1/files/<script>alert(1)<%2fscript>")
-    assert reply[0].headers["Content-Type"] == "application/json" and json.loads(reply[1])["error"]

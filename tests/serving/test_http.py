@@ -306,8 +306,10 @@ def test_when_the_queue_is_full_the_next_is_told_to_come_again(held: tuple[Held,
     for thread in waiting:
         thread.start()
     until(lambda: len(engine.tickets) == 2)
-    reply = client.ask(body)
+    kept = client.service.store.used_bytes
+    reply = client.ask(question(data_url(b"another video")))
     refused(reply, 429, "2 questions wait already; ask again in 7 s.", "overloaded_error")
+    assert client.service.store.used_bytes == kept  # its video is gone
     assert reply.headers["Retry-After"] == "7"
     assert client.send("GET", "/healthz").status == 200  # being busy is not being ill
     engine.released.set()

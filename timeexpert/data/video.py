@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from itertools import chain
@@ -24,39 +24,13 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from timeexpert.data.video_container import REENCODE, VideoError, VideoLimits, open_container
-from timeexpert.data.video_index import DEMUX_ERRORS, PacketIndex, on_screen, read_index
+from timeexpert.data.video_container import REENCODE, VideoError, VideoInfo, VideoLimits, open_container
+from timeexpert.data.video_index import DEMUX_ERRORS, FramesOnScreen, PacketIndex, on_screen, read_index
 
 __all__ = ["Video", "VideoError", "VideoInfo", "VideoLimits", "on_screen"]
 
 # Without the two flags swscale's bilinear filter makes pictures 2 levels of 255 darker whenever it resizes.
 EXACT_BILINEAR = int(Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What is known about a video.
-
-    ``duration_s`` is the last readable frame's time plus its duration (the packet's own, else the median
-    distance between frames). ``width`` and ``height`` are those of the frames as returned, after rotation by
-    ``rotation`` (degrees counter-clockwise: 0, 90, 180, 270). ``pixel_aspect`` is a pixel's width / height as
-    the file gives it; frames are not stretched by it. ``first_pts_s`` is the first frame's time stamp in the
-    file, which is second 0 here. ``damage`` is ``None`` or one sentence on what is missing.
-    """
-
-    name: str
-    duration_s: float
-    num_frames: int
-    width: int
-    height: int
-    rotation: int
-    fps: float
-    variable_frame_rate: bool
-    codec: str
-    pix_fmt: str
-    first_pts_s: float
-    damage: str | None = None
-    pixel_aspect: float = 1.0
 
 
 class Video:
@@ -289,7 +263,7 @@ class Video:
             key = self._index.key_before(target)
             if reader is None or self._index.keys[key].place > self._fed:  # a later key frame precedes the target
                 for start in dict.fromkeys((key, max(key - 1, 0), 0)):  # an earlier one where nothing decodes after
-                    reader = _Reader(self._frames_from(start))
+                    reader = FramesOnScreen(self._frames_from(start))
                     if reader.show(target) is not None:
                         break
             assert reader is not None
@@ -397,24 +371,3 @@ class Video:
             frame, width, height, "rgb24", interpolation=EXACT_BILINEAR, threads=1
         ).to_ndarray()
         return np.rot90(rgb, turns)
-
-
-class _Reader:
-    """Decoded frames in presentation order, read no further than an asked time needs."""
-
-    def __init__(self, frames: Iterator[Any]) -> None:
-        self._frames = frames
-        self._shown: Any = None
-        self._ahead: Any = None
-
-    def show(self, target: int) -> Any:
-        """The last frame with pts <= ``target``, or ``None``. Targets must not go back."""
-        while self._shown is None or self._shown.pts != target:
-            if self._ahead is None:
-                self._ahead = next(self._frames, None)
-            if self._ahead is None or self._ahead.pts > target:
-                break
-            if self._shown is None or self._ahead.pts > self._shown.pts:
-                self._shown = self._ahead
-            self._ahead = None
-        return self._shown

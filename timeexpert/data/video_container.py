@@ -1,4 +1,4 @@
-"""Opening video containers that nobody vouches for: what is refused, and why.
+"""Opening video containers that nobody vouches for: what is refused, and why; and what is known of one that is open.
 
 Only the containers and codecs below are opened. FFmpeg is handed an open file, never a name, and may use no
 protocol, so that a playlist that calls itself .mp4 cannot reach another file or address. Pixels are limited
@@ -39,6 +39,32 @@ class VideoLimits:
     max_duration_s: float = 12 * 3600.0
     max_bytes: int = 32 * 2**30  # of the file
     max_output_bytes: int = 8 * 2**30  # of the frames that one call returns
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What is known about a video.
+
+    ``duration_s`` is the last readable frame's time plus its duration (the packet's own, else the median
+    distance between frames). ``width`` and ``height`` are those of the frames as returned, after rotation by
+    ``rotation`` (degrees counter-clockwise: 0, 90, 180, 270). ``pixel_aspect`` is a pixel's width / height as
+    the file gives it; frames are not stretched by it. ``first_pts_s`` is the first frame's time stamp in the
+    file, which is second 0 here. ``damage`` is ``None`` or one sentence on what is missing.
+    """
+
+    name: str
+    duration_s: float
+    num_frames: int
+    width: int
+    height: int
+    rotation: int
+    fps: float
+    variable_frame_rate: bool
+    codec: str
+    pix_fmt: str
+    first_pts_s: float
+    damage: str | None = None
+    pixel_aspect: float = 1.0
 
 
 def open_container(data: io.IOBase, name: str, limits: VideoLimits) -> tuple[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -154,3 +155,24 @@ def _with_announcement(index: PacketIndex, container: Any, stream: Any, reached_
     step_s = index.span_s / max(len(index.pts) - 1, 1)
     cut_short = broken or missing_s > max(0.25, 2 * step_s)
     return replace(index, cut_short=cut_short, announced_frames=stream.frames, announced_s=announced_s)
+
+
+class FramesOnScreen:
+    """Decoded frames in presentation order, read no further than an asked time needs."""
+
+    def __init__(self, frames: Iterator[Any]) -> None:
+        self._frames = frames
+        self._shown: Any = None
+        self._ahead: Any = None
+
+    def show(self, target: int) -> Any:
+        """The last frame with pts <= ``target``, or ``None``. Targets must not go back."""
+        while self._shown is None or self._shown.pts != target:
+            if self._ahead is None:
+                self._ahead = next(self._frames, None)
+            if self._ahead is None or self._ahead.pts > target:
+                break
+            if self._shown is None or self._ahead.pts > self._shown.pts:
+                self._shown = self._ahead
+            self._ahead = None
+        return self._shown
