@@ -15,14 +15,21 @@ from timeexpert.data.formats import (
     charades_sta,
     choice_csv,
     etbench,
+    grand_f,
     industry_asm,
     internvid,
     lighthouse,
     llava,
     llava_image,
+    loomdata,
+    mevis,
     moment10m,
     museg,
     qvhighlights,
+    ref_youtube_vos,
+    refcoco,
+    refdavis17,
+    revos,
     samples,
     sharegpt4video,
     star,
@@ -33,7 +40,8 @@ from timeexpert.data.formats import (
     videochatgpt,
     youcook2,
 )
-from timeexpert.data.formats.base import Converted, ConvertOptions, Format, Rejected, read_durations
+from timeexpert.data.formats.base import Converted, ConvertOptions, Format, Rejected
+from timeexpert.data.formats.durations import read_durations
 from timeexpert.data.formats.reading import FormatError, peek
 from timeexpert.errors import did_you_mean
 
@@ -54,7 +62,7 @@ __all__ = [
 _MODULES = (
     charades_sta, choice_csv, samples, qvhighlights, lighthouse, etbench, museg, industry_asm, timeit, trace,
     llava_image, llava, timed_clips, youcook2, caption_coco, activitynet_captions, videochatgpt, textvr,
-    sharegpt4video, internvid, star, moment10m,
+    sharegpt4video, internvid, star, moment10m, refcoco, grand_f, revos, mevis, ref_youtube_vos, refdavis17, loomdata,
 )  # fmt: skip
 FORMATS: dict[str, Format] = {module.FORMAT.name: module.FORMAT for module in _MODULES}
 
