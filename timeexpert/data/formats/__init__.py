@@ -61,8 +61,8 @@ __all__ = [
 # in the order in which detect() asks them: the more particular one first
 _MODULES = (
     charades_sta, choice_csv, samples, qvhighlights, lighthouse, etbench, museg, industry_asm, timeit, trace,
-    llava_image, llava, timed_clips, youcook2, caption_coco, activitynet_captions, videochatgpt, textvr,
-    sharegpt4video, internvid, star, moment10m, refcoco, grand_f, revos, mevis, ref_youtube_vos, refdavis17, loomdata,
+    llava_image, llava, timed_clips, youcook2, grand_f, caption_coco, activitynet_captions, videochatgpt, textvr,
+    sharegpt4video, internvid, star, moment10m, refcoco, revos, mevis, ref_youtube_vos, refdavis17, loomdata,
 )  # fmt: skip
 FORMATS: dict[str, Format] = {module.FORMAT.name: module.FORMAT for module in _MODULES}
 

@@ -136,7 +136,7 @@ def _outlined(row: Row, value: dict[str, Any]) -> Any:
     def track(outline: Any, phrase: str) -> MaskTrack:
         if row.beside is None or not row.beside.path.is_file():
             raise MaskError(
-                f"the sizes of RefCOCOg's pictures are not in its file. Put COCO 2014's {INSTANCES}, or a link, beside it."
+                f"RefCOCOg's file has no sizes of pictures. Put COCO 2014's {INSTANCES}, or a link to it, beside it."
             )
         return outline_track(outline, row.beside.size(value["img_file_name"]), phrase)
 

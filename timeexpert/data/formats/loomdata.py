@@ -1,10 +1,11 @@
 """LoomData (VideoLoom, section 3.1): what one person does and when, and where that person is.
 
-No file of it is published; this form is ours: ``{video, duration, actions: [{start, end, caption}], masks: {size, times, rles}}``.
+No file of it is published; this form is ours: ``{video, duration, actions: [{start, end, caption}], masks: {size,
+times, rles}}``.
 
 ``masks`` are those of the main character over the whole video: ``size`` [height, width], ``times`` in seconds, and
-COCO's compressed counts or null per time. Each action becomes both of the paper's forms: temporal grounding (when), and a
-referring segmentation of its segment (where).
+COCO's compressed counts or null per time. Each action becomes both of the paper's forms: temporal grounding (when), and
+a referring segmentation of its segment (where).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """MeViS (Ding et al., ICCV 2023): ``meta_expressions.json`` beside ``mask_dict.json``, run-length masks by annotation.
 
-An expression is about the objects of its ``anno_id``: their union is one track. The rate of the frames is not published;
-6 per second is that of the 79 frames and 13 seconds which an average video has.
+An expression is about the objects of its ``anno_id``: their union is one track. The rate of the frames is not
+published; 6 per second is that of the 79 frames and 13 seconds which an average video has.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def expression_rows(path: Path) -> Iterator[Row]:
     masks = path.parent / MASKS
     if not masks.is_file():
         raise FormatError(
-            f"{path}: its masks are not in {masks}. Put the file there. Splits without published masks cannot be converted."
+            f"{path}: its masks are not in {masks}. Put the file there. Splits without published masks cannot be "
+            "converted."
         )
     yield from video_rows(path, MaskDict(masks))
 
@@ -54,9 +55,7 @@ def named_objects(row: Row, expression: dict[str, Any], frames: Sequence[str]) -
         raise RowError("no_label", "the expression names no masks (anno_id), like those of splits without answers.")
     ids = [str(name) for name in list_of(expression["anno_id"], "anno_id")]
     if not ids:
-        raise RowError(
-            "no_target", "the expression is about no object (anno_id is empty): there is nothing to segment."
-        )
+        raise RowError("no_target", "the expression is about no object (anno_id is empty): nothing to segment.")
 
     def tracks(frame_rate: float) -> list[MaskTrack]:
         shown = [_frames(row.beside.of(name), name, len(frames)) for name in ids]

@@ -1,8 +1,8 @@
 """RefCOCO, RefCOCO+ (Yu et al., ECCV 2016) and RefCOCOg (Mao et al., CVPR 2016): references, with ``instances.json``.
 
-Their references are published as a pickle (``refs(unc).p``), which is not read: the error says how to turn it into JSON,
-a list of ``{ref_id, ann_id, image_id, file_name, split, sentences: [{sent_id, sent}]}``. ``instances.json``, beside it,
-has the outlines. A sample per sentence, about a one-frame video of the picture (docs/mixes.md).
+Their references are published as a pickle (``refs(unc).p``), which is not read; the error says how to turn it into
+JSON, a list of ``{ref_id, ann_id, image_id, file_name, split, sentences: [{sent_id, sent}]}``. ``instances.json``,
+beside it, has the outlines. A sample per sentence, about a one-frame video of the picture (docs/mixes.md).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """ReVOS (Yan et al., VISA, ECCV 2024): ``meta_expressions_train_.json`` beside ``mask_dict.json``, as MeViS has them.
 
-Its videos come from several sets, and their ids are paths (``TAO/train/...``); their frame rates are not given. 6 frames
-per second is a choice, as for MeViS: times only have to be those of the video that is made.
+Its videos come from several sets, and their ids are paths (``TAO/train/...``); their frame rates are not given. 6
+frames per second is a choice, as for MeViS: times only have to be those of the video that is made.
 """
 
 from __future__ import annotations
