@@ -18,7 +18,6 @@ from timeexpert.data.records import TASKS
 from timeexpert.errors import did_you_mean
 from timeexpert.paths import config_path
 
-TASK_TYPES = TASKS
 ANNOTATIONS, VIDEOS, SAMPLES, SHARDS = "annotations", "videos", "samples", "shards"  # folders of a data root
 
 
@@ -54,10 +53,8 @@ class DatasetConfig:
         if not self.name.replace("_", "").replace("-", "").isalnum():
             raise ConfigError(f"name ({self.name!r}) must be letters, digits, '-' and '_': it names files.")
         for task in self.tasks:
-            if task not in TASK_TYPES:
-                raise ConfigError(
-                    f"tasks: {task!r} is not one of {', '.join(TASK_TYPES)}.{did_you_mean(task, TASK_TYPES)}"
-                )
+            if task not in TASKS:
+                raise ConfigError(f"tasks: {task!r} is not one of {', '.join(TASKS)}.{did_you_mean(task, TASKS)}")
         for name in ("tasks", "annotations"):
             if not getattr(self, name):
                 raise ConfigError(f"{name} is empty; list at least one.")
