@@ -1,13 +1,17 @@
 """A picture of LLaVA's becomes a one-frame video without a change of its pixels, and builds take it."""
 
+import json
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.data.media import read_rows, write_lines
 from timeexpert.data.build import build
+from timeexpert.data.formats import convert
+from timeexpert.data.records import Sample
 from timeexpert.data.shards import ShardDataset
 from timeexpert.data.video import Video
 
@@ -53,3 +57,46 @@ def test_a_build_takes_it_with_its_question(picture: Path, tmp_path: Path) -> No
     report = build(write_lines(tmp_path / "s.jsonl", [row]), tmp_path / "media", tmp_path / "out")
     assert (report.videos, report.questions) == (1, 1), read_rows(tmp_path / "out" / "dropped.jsonl")
     assert ShardDataset(tmp_path / "out").video(0).info["num_frames"] == 1
+
+
+def test_a_folder_of_frames_copied_into_an_mp4_fits_the_masks_of_its_label_maps(tmp_path: Path) -> None:
+    """As docs/masks.md says: the i-th frame stands for i / rate seconds, and a file of another rate is found."""
+    frames, maps = tmp_path / "train" / "JPEGImages" / "v", tmp_path / "train" / "Annotations" / "v"
+    names = [f"{5 * i:05d}" for i in range(4)]
+    for folder in (frames, maps):
+        folder.mkdir(parents=True)
+    for i, name in enumerate(names):
+        picture, labels = np.full((45, 67, 3), 40, np.uint8), np.zeros((45, 67), np.uint8)
+        picture[10:30, 8 * i : 8 * i + 20], labels[10:30, 8 * i : 8 * i + 20] = 220, 1
+        Image.fromarray(picture).save(frames / f"{name}.jpg", quality=95)
+        Image.fromarray(labels).save(maps / f"{name}.png")
+    meta = tmp_path / "meta_expressions" / "train" / "meta_expressions.json"
+    meta.parent.mkdir(parents=True)
+    video = {"expressions": {"0": {"exp": "the box", "obj_id": "1"}}, "frames": names}
+    meta.write_text(json.dumps({"videos": {"v": video}}))
+    (sample,) = convert("ref_youtube_vos", meta)
+    assert isinstance(sample, Sample)
+    lines = write_lines(tmp_path / "s.jsonl", [sample.to_json()])
+    for rate in ("6", "24"):
+        media = tmp_path / rate
+        media.mkdir()
+        copy_frames_into_mp4(frames, media / "v.mp4", rate)
+        report = build(lines, media, tmp_path / f"shards{rate}")
+        assert (report.questions, report.reasons) == ((1, {}) if rate == "6" else (0, {"past the end": 1}))
+    data, name = ShardDataset(tmp_path / "shards6").media(0)
+    with Video.open(data, name=name) as opened:
+        pixels, times_s = opened.all_frames()
+    track = sample.tracks[0].at(times_s)
+    for i, frame in enumerate(pixels):
+        assert np.array_equal(frame.mean(axis=-1) > 130, track.mask(i))
+
+
+def copy_frames_into_mp4(frames: Path, video: Path, rate: str) -> None:
+    """What ``ffmpeg -framerate RATE -pattern_type glob -i 'FRAMES/*.jpg' -c copy VIDEO`` does."""
+    options = {"pattern_type": "glob", "framerate": rate}
+    with av.open(f"{frames}/*.jpg", format="image2", options=options) as source, av.open(video, "w") as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux():
+            if packet.size:
+                packet.stream = stream
+                out.mux(packet)

@@ -121,3 +121,23 @@ def test_bad_arguments_are_refused_with_the_way_out(folder, monkeypatch, argumen
     monkeypatch.chdir(folder)
     with pytest.raises(UserError, match=message):
         run(*arguments)
+
+
+def test_masks_go_out_as_loomdata_and_frames_take_the_rate_that_is_given(tmp_path, capsys):
+    masks = {"size": [2, 1], "times": [0, 1.5], "rles": ["11", None]}
+    row = {"video": "a.mp4", "actions": [{"start": 1, "end": 2, "caption": "he sits"}], "masks": masks}
+    (tmp_path / "loom.jsonl").write_text(json.dumps(row) + "\n")
+    assert run("auto", tmp_path / "loom.jsonl", "-o", tmp_path / "s.jsonl") == 0
+    assert run("samples", tmp_path / "s.jsonl", "-o", tmp_path / "back.jsonl", "--to", "loomdata") == 0
+    assert rows(tmp_path / "back.jsonl") == [row]
+    (refused,) = rows(tmp_path / "back.rejected.jsonl")
+    assert (
+        refused["kind"] == "unsupported" and "a sample of the task moment_retrieval has no masks" in refused["reason"]
+    )
+    (tmp_path / "mask_dict.json").write_text(json.dumps({"0": [{"size": [2, 1], "counts": "11"}, None]}))
+    video = {"expressions": {"0": {"exp": "it", "obj_id": [0], "anno_id": [0]}}, "frames": ["0", "1"]}
+    (tmp_path / "meta_expressions.json").write_text(json.dumps({"videos": {"v": video}}))
+    assert run("auto", tmp_path / "meta_expressions.json", "-o", tmp_path / "m.jsonl", "--fps", 2) == 0
+    ((_, sample),) = read_samples(tmp_path / "m.jsonl")
+    assert sample.tracks[0].times_s == (0.0, 0.5) and sample.duration_s == 1.0
+    capsys.readouterr()

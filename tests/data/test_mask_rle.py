@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from timeexpert.evaluation import EvaluationError
-from timeexpert.evaluation.mask_rle import decode_masklet, decode_rle, encode_rle
+from timeexpert.data.mask_rle import MaskError, decode_masklet, decode_rle, encode_rle, union_rle
 
 
 def test_a_mask_written_by_hand():
@@ -35,6 +34,19 @@ def test_every_mask_comes_back(seed, height, width):
     assert np.array_equal(decode_rle(as_bytes), mask)
 
 
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 12), st.integers(1, 12))
+def test_a_union_is_that_of_the_pixels(seed, count, height, width):
+    rng = np.random.default_rng(seed)
+    masks = rng.random((count, height, width)) < rng.choice([0, 0.1, 0.5, 1])
+    assert union_rle([encode_rle(mask) for mask in masks]) == encode_rle(masks.any(axis=0))
+
+
+def test_masks_of_two_sizes_have_no_union():
+    with pytest.raises(MaskError, match=r"sizes \[\(2, 3\), \(3, 2\)\] differ"):
+        union_rle([encode_rle(np.ones((3, 2))), encode_rle(np.ones((2, 3)))])
+
+
 @pytest.mark.parametrize(
     ("rle", "words"),
     [
@@ -50,7 +62,7 @@ def test_every_mask_comes_back(seed, height, width):
     ],
 )
 def test_what_is_no_mask_is_refused(rle, words):
-    with pytest.raises(EvaluationError, match=words):
+    with pytest.raises(MaskError, match=words):
         decode_rle(rle)
 
 
@@ -58,9 +70,9 @@ def test_a_masklet_needs_one_mask_of_the_videos_size_per_frame():
     rle = encode_rle(np.ones((3, 2)))
     masks = decode_masklet([None, rle], size=(3, 2), num_frames=2)
     assert masks.sum(axis=(1, 2)).tolist() == [0, 6]
-    with pytest.raises(EvaluationError, match="1 masks for 2 frames"):
+    with pytest.raises(MaskError, match="1 masks for 2 frames"):
         decode_masklet([rle], size=(3, 2), num_frames=2)
-    with pytest.raises(EvaluationError, match=r"frame 1: size \[3, 2\] is not \[2, 3\]"):
+    with pytest.raises(MaskError, match=r"frame 1: size \[3, 2\] is not \[2, 3\]"):
         decode_masklet([None, rle], size=(2, 3), num_frames=2)
 
 
@@ -73,9 +85,9 @@ junk = st.recursive(
 
 @settings(max_examples=150, deadline=None)
 @given(st.just([3, 2]) | junk, junk | st.text(alphabet="0123456789PQo"))
-def test_anything_else_is_an_evaluation_error(size, counts):
+def test_anything_else_is_a_mask_error(size, counts):
     try:
         mask = decode_rle({"size": size, "counts": counts})
-    except EvaluationError:
+    except MaskError:
         return
     assert mask.dtype == bool and list(mask.shape) == list(size)
