@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from timeexpert.data.collate import BatchLoader, EventWriter, Reading, VideoQuestions, build_row, pad_rows
 from timeexpert.data.frames import FrameReader
 from timeexpert.data.loader import PlannedLoader
+from timeexpert.data.mask_tracks import MaskTrack
 from timeexpert.data.mixture import BatchPlanner, Mixture, SampleRef
 from timeexpert.data.records import Sample
 from timeexpert.data.shards import ShardDataset
@@ -74,6 +76,46 @@ def test_a_row_by_hand() -> None:
     assert row.turns == [0] * 7 + [1] * 11
     assert row.positions == list(range(18))
     assert (row.sample_ids, dropped) == (["q"], [])
+
+
+def masked(id: str, prompt: str, *rles: str | None, events: tuple[Event, ...] = (Event(3, 5, text="c"),)) -> Sample:
+    """A question whose answer has one object of 2 x 1 pixels, annotated at 0, 2.6 and 7 s."""
+    track = MaskTrack((2, 1), (0.0, 2.6, 7.0), rles, "o")
+    asked = sample(id, prompt, *events, task="referring_segmentation")
+    return replace(asked, tracks=(track,))
+
+
+def test_masks_come_at_the_exact_times_of_the_frames_with_their_question() -> None:
+    upper, lower = "011", "11"
+    samples = [sample("q", "a", Event(1, 2)), masked("m", "b", None, upper, lower)]
+    exact_s = [1.4, 6.6]  # shown as 2 and 7; 1.4 is nearer to 2.6 than to 0
+    row, dropped = build_row(WRITER, samples, FRAMES, TIMES_S.tolist(), READING, exact_s)
+    assert (row.sample_ids, dropped) == (["q", "m"], [])
+    (masks,) = row.masks
+    assert (masks.turn, masks.events[0].times_s) == (2, (3.0, 5.0))
+    assert masks.tracks == (MaskTrack((2, 1), (1.4, 6.6), (upper, lower), "o"),)
+    assert masks.tracks[0].mask(0).tolist() == [[True], [False]]
+
+
+def test_the_writer_is_told_how_many_objects_an_answer_has() -> None:
+    class Counting(EventWriter):
+        def answer(self, task: str, events: EventSequence, objects: int = 0) -> list[int]:
+            return [100 + objects]
+
+    samples = [sample("q", "a", Event(1, 2)), masked("m", "b", None, None, "2")]
+    row, _ = build_row(Counting(CODEC, TEXT, 2), samples, FRAMES, TIMES_S.tolist(), READING)
+    assert [i for i in row.labels if i >= 0] == [100, 101]
+
+
+def test_an_answer_whose_masks_do_not_decode_or_do_not_fit_is_left_out_whole() -> None:
+    row, dropped = row_of(masked("m", "b", None, "P", "P"), sample("q", "a", Event(1, 2)))
+    assert row.sample_ids == ["q"] and not row.masks
+    assert dropped[0][0] == "m" and "rles[0] (at 2.0 s)" in dropped[0][1]
+    long = masked("m", "b", None, None, "2", events=(Event(1, 2, text="abc"), Event(3, 4, text="abc")))
+    row, dropped = row_of(long, max_tokens=24)
+    assert not row.sample_ids and "does not fit into max_tokens" in dropped[0][1]
+    row, dropped = row_of(replace(long, tracks=()), max_tokens=24)
+    assert row.sample_ids == ["m"] and "1 of 2 events cut" in dropped[0][1]
 
 
 def test_each_question_starts_again_behind_the_video() -> None:

@@ -42,7 +42,9 @@ def test_every_track_survives_json(seed, frames, height, width):
 
 def test_the_nearest_annotated_time_stands_for_a_frame():
     # 0.25 lies in the middle of 0 and 0.5: the earlier one; what is past the end takes the last one.
-    assert TRACK.nearest([0.0, 0.25, 0.3, 1.2, 1.3, 9.0]) == (0, 0, 1, 1, 2, 2)
+    moved = TRACK.at(np.array([0.0, 0.25, 0.3, 1.2, 1.3, 9.0]))
+    assert moved.rles == tuple(TRACK.rles[i] for i in (0, 0, 1, 1, 2, 2))
+    assert moved.times_s[-1] == 9.0 and (moved.size, moved.object_id) == ((3, 2), "cat")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import torch
 
 from timeexpert.data.batch import Frames, VideoBatch, join_frames
 from timeexpert.data.frames import FrameReader
+from timeexpert.data.mask_tracks import MaskTrack
 from timeexpert.data.mixture import SampleRef
 from timeexpert.data.records import SEGMENT_TASKS, Sample
 from timeexpert.data.sampling import uniform_times
@@ -52,9 +53,20 @@ class Reading:
         return self.num_frames[min(place, len(self.num_frames) - 1)]
 
 
+@dataclass(frozen=True)
+class TurnMasks:
+    """The masks of one answer in a row. ``turn``: 1, 2, ..., as :attr:`Row.turns` counts; ``events``: the answer as
+    written; ``tracks``: its objects, each with a mask (or none) for every frame of the row."""
+
+    turn: int
+    events: EventSequence
+    tracks: tuple[MaskTrack, ...]
+
+
 @dataclass
 class Row:
-    """One video with its questions, as lists of ids; ``dataset``: its place in a mix."""
+    """One video with its questions, as lists of ids; ``dataset``: its place in a mix; ``masks``: of the answers that
+    have some."""
 
     ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
@@ -63,6 +75,7 @@ class Row:
     frames: Frames | None = None
     times_s: tuple[float, ...] = ()  # of the frames, as the model reads them
     sample_ids: list[str] = field(default_factory=list)
+    masks: list[TurnMasks] = field(default_factory=list)
     dataset: int = 0
 
     def add(self, ids: Sequence[int], turn: int, start: int, labelled: bool) -> None:
@@ -100,8 +113,8 @@ class RowWriter(Protocol):
         """Ids behind the video, up to where the answer begins."""
         ...
 
-    def answer(self, task: str, events: EventSequence) -> list[int]:
-        """Ids of the answer, the end of sequence included."""
+    def answer(self, task: str, events: EventSequence, objects: int = 0) -> list[int]:
+        """Ids of the answer, the end of sequence included. ``objects``: how many tracks of masks belong to it."""
         ...
 
     def batch(self, rows: Sequence[Row], dropped: Sequence[tuple[str, str]] = ()) -> VideoBatch:
@@ -133,8 +146,8 @@ class EventWriter:
         """As :class:`RowWriter`."""
         return self.text.prompt(prompt)[1]
 
-    def answer(self, task: str, events: EventSequence) -> list[int]:
-        """As :class:`RowWriter`."""
+    def answer(self, task: str, events: EventSequence, objects: int = 0) -> list[int]:
+        """As :class:`RowWriter`; masks have no tokens here."""
         return self.codec.encode(events, pairs=task in SEGMENT_TASKS)
 
     def batch(self, rows: Sequence[Row], dropped: Sequence[tuple[str, str]] = ()) -> VideoBatch:
@@ -143,13 +156,20 @@ class EventWriter:
 
 
 def build_row(
-    writer: RowWriter, samples: Sequence[Sample], frames: Frames, times_s: Sequence[float], reading: Reading
+    writer: RowWriter,
+    samples: Sequence[Sample],
+    frames: Frames,
+    times_s: Sequence[float],
+    reading: Reading,
+    frame_times_s: Sequence[float] | None = None,
 ) -> tuple[Row, list[tuple[str, str]]]:
     """The token row of one video with several questions, and what was left out with its reason.
 
     Questions that would exceed ``max_tokens`` are left out whole; the first one may lose trailing events
-    instead (never a part of an event).
+    instead (never a part of an event, and none where masks belong to them). ``times_s``: of the frames, as the writer
+    shows them; ``frame_times_s``: the exact ones, where they differ, for which the masks are taken.
     """
+    exact_s = times_s if frame_times_s is None else frame_times_s
     row, dropped = Row(frames=frames, times_s=tuple(times_s)), []
     row.add(writer.video(row.times_s), 0, 0, False)
     start = len(row.ids)
@@ -157,10 +177,14 @@ def build_row(
         try:
             suffix = writer.question(sample.prompt, row.times_s)
             events = _merged(snap_events(sample.events, row.times_s, reading.snap))  # type: ignore[arg-type]
-            answer = writer.answer(sample.task, events)
+            objects = len(sample.tracks)
+            tracks = tuple(track.at(exact_s) for track in sample.tracks)
+            for track in tracks:
+                track.check()
+            answer = writer.answer(sample.task, events, objects)
             room = reading.max_tokens - len(row.ids) - len(suffix)
             kept = len(events)
-            while len(answer) > room and kept > 1 and not row.sample_ids:
+            while len(answer) > room and kept > 1 and not row.sample_ids and not objects:
                 kept -= 1
                 answer = writer.answer(sample.task, EventSequence(events.events[:kept]))
             if len(answer) > room:
@@ -175,6 +199,8 @@ def build_row(
         row.add(suffix, turn, start, False)
         row.add(answer, turn, start + len(suffix), True)
         row.sample_ids.append(sample.id)
+        if tracks:
+            row.masks.append(TurnMasks(turn, events, tracks))
     return row, dropped
 
 
@@ -276,7 +302,7 @@ class BatchLoader:
         for sample in samples:
             try:
                 question = self.writer.question(sample.prompt, uniform_times(sample.duration_s or 1.0, frames).tolist())
-                total += len(question) + len(self.writer.answer(sample.task, sample.events))
+                total += len(question) + len(self.writer.answer(sample.task, sample.events, len(sample.tracks)))
             except UserError:
                 continue  # reported when the batch is loaded
         return min(total, reading.max_tokens)
@@ -299,7 +325,7 @@ class BatchLoader:
             shown_s = self.writer.shown_s(times_s)
         except UserError as error:
             return None, [(sample.id, str(error)) for sample in samples]
-        row, dropped = build_row(self.writer, samples, frames, shown_s, reading)
+        row, dropped = build_row(self.writer, samples, frames, shown_s, reading, times_s.tolist())
         row.dataset = ref.dataset
         return (row if row.sample_ids else None), dropped
 

@@ -88,10 +88,14 @@ class MaskTrack:
             except MaskError as error:
                 raise MaskError(f"rles[{i}] (at {self.times_s[i]} s): {error}") from None
 
-    def nearest(self, times_s: Sequence[float]) -> tuple[int, ...]:
-        """For each of ``times_s`` (seconds) the place of the annotated time nearest to it; the earlier one of two."""
+    def at(self, times_s: Sequence[float]) -> MaskTrack:
+        """The same object at other times (seconds, strictly increasing): of each the mask of the annotated time that is
+        nearest to it, the earlier one of two. That holds before the first and after the last annotated time, too."""
         own = np.array(self.times_s)
-        return tuple(int(np.abs(own - time_s).argmin()) for time_s in times_s)
+        nearest = [int(np.abs(own - time_s).argmin()) for time_s in times_s]
+        return MaskTrack(
+            self.size, tuple(float(t) for t in times_s), tuple(self.rles[i] for i in nearest), self.object_id
+        )
 
     @classmethod
     def from_masks(cls, masks: Sequence[NDArray[Any]], times_s: Sequence[float], object_id: str = "") -> MaskTrack:

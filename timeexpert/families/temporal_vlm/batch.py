@@ -82,7 +82,7 @@ class ClipWriter:
             prompt = f"The video has {len(groups)} clips, sampled at {spans} seconds. {prompt}"
         return self.text.prompt(prompt)[1]
 
-    def answer(self, task: str, events: EventSequence) -> list[int]:
+    def answer(self, task: str, events: EventSequence, objects: int = 0) -> list[int]:
         """As RowWriter: :func:`timeexpert.tokenization.answer_lines.answer_lines`, then the end of sequence."""
         return [*self.text.encode(answer_lines(task, events)), self.text.eos_id]
 
