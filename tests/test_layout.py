@@ -36,6 +36,7 @@ ORDER = (
     "reannotation",
     "reports",
     "loomdata",
+    "loombench",
     "serving",
     "stages",
     "planner",

@@ -8,14 +8,14 @@ from typing import Any
 
 HELP = "make labelled MP4 videos of moving shapes, with questions for every task and exact answers"
 
-# flag, unit, what it is, its default, its default with --actions
+# flag, unit, what it is, its default, its default with --actions, and with --masks
 LENGTHS = (
-    ("min-duration-s", "S", "shortest video", 20.0, 60.0),
-    ("max-duration-s", "S", "longest video", 40.0, 120.0),
-    ("min-events", "N", "fewest events per video", 2, 8),
-    ("max-events", "N", "most events per video", 3, 14),
-    ("min-event-s", "S", "shortest event", 5.0, 4.0),
-    ("max-event-s", "S", "longest event", 10.0, 7.0),
+    ("min-duration-s", "S", "shortest video", 20.0, 60.0, 12.0),
+    ("max-duration-s", "S", "longest video", 40.0, 120.0, 20.0),
+    ("min-events", "N", "fewest events per video", 2, 8, 2),
+    ("max-events", "N", "most events per video", 3, 14, 3),
+    ("min-event-s", "S", "shortest event", 5.0, 4.0, 3.0),
+    ("max-event-s", "S", "longest event", 10.0, 7.0, 6.0),
 )
 
 
@@ -43,12 +43,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="long videos of steps with labels from a set of N (2 to 24), asked for their action segmentation",
     )
-    for name, unit, what, default, of_actions in LENGTHS:
+    parser.add_argument(
+        "--masks",
+        action="store_true",
+        help="videos of several shapes at once with exact masks, asked when, where, and both",
+    )
+    parser.add_argument(
+        "--does",
+        action="append",
+        metavar="NAME",
+        help="with --masks: what shapes do, of left, right, grow, shrink, rotate, dot; may be repeated (default: all)",
+    )
+    for name, unit, what, default, of_actions, of_masks in LENGTHS:
         parser.add_argument(
             f"--{name}",
             type=int if unit == "N" else float,
             metavar=unit,
-            help=f"{what} (default {default}; with --actions {of_actions})",
+            help=f"{what} (default {default}; with --actions {of_actions}, with --masks {of_masks})",
         )
     parser.add_argument(
         "--persistent",
@@ -83,10 +94,11 @@ def run(args: argparse.Namespace) -> int:
     from timeexpert.data.synthetic import synthesise
 
     lengths: dict[str, Any] = {}
-    for name, _, _, default, of_actions in LENGTHS:
+    for name, _, _, default, of_actions, of_masks in LENGTHS:
         field = name.replace("-", "_")
         given = getattr(args, field)
-        lengths[field] = given if given is not None else of_actions if args.actions else default
+        usual = of_actions if args.actions else of_masks if args.masks else default
+        lengths[field] = given if given is not None else usual
     config = SynthConfig(
         videos=args.videos,
         seed=args.seed,
@@ -95,6 +107,8 @@ def run(args: argparse.Namespace) -> int:
         every_size=args.every_size,
         repeats=args.repeats,
         actions=args.actions,
+        masks=args.masks,
+        does=tuple(args.does or ()),
         persistent=args.persistent,
         highlight_from=args.highlight_from,
         **lengths,

@@ -17,7 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", metavar="PROMPT", help='for example "When does the red circle grow?"')
     parser.add_argument(
         "--task",
-        choices=("general", "dense_captioning", "moment_retrieval", "highlight_detection", "action_segmentation"),
+        choices=(
+            *("general", "dense_captioning", "moment_retrieval", "highlight_detection", "action_segmentation"),
+            "referring_segmentation",
+        ),
         help="what kind of answer is wanted; without it the model may answer in any form",
     )
     parser.add_argument("--num-frames", type=int, metavar="N", help="frames to look at (default: as trained)")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from timeexpert.data.mask_tracks import MaskTrack
 from timeexpert.data.records import Sample
 from timeexpert.tokenization import Event, EventSequence
 
@@ -35,7 +36,13 @@ _ASK = {
 
 
 def scene_sample(
-    scene: Scene, number: int, task: str, prompt: str, events: list[Event], meta: dict[str, Any]
+    scene: Scene,
+    number: int,
+    task: str,
+    prompt: str,
+    events: list[Event],
+    meta: dict[str, Any],
+    tracks: tuple[MaskTrack, ...] = (),
 ) -> Sample:
     """The ``number``-th question about a scene, with its answer."""
     return Sample(
@@ -47,6 +54,7 @@ def scene_sample(
         events=EventSequence(tuple(events)),
         source="synthetic",
         meta=meta,
+        tracks=tracks,
     )
 
 

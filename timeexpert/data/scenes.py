@@ -32,6 +32,11 @@ ACTIONS = {
     "shrink": ("shrinks", "shrink"),
     "rotate": ("rotates", "rotate"),
 }
+# What shapes of videos with masks do: they are on screen before and after, so none of them appears. A dot shows in any
+# single frame; the others show only beside other frames.
+MASKED_ACTIONS = {name: words for name, words in ACTIONS.items() if name != "appear"} | {
+    "dot": ("shows a dot", "show a dot")
+}
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 SIZES = ("tiny", "small", "medium", "large", "huge")  # fifths of the range of radii
 SLIDE_S = 1.0  # how long a picture of a slide show stays
@@ -58,6 +63,8 @@ class SynthConfig:
     ``actions``: long videos of steps that follow one another, whose labels come from a set of so many
     (:mod:`timeexpert.data.action_scenes`); they are asked for their action segmentation, and with the task
     ``moment_retrieval`` for the moment of each action that comes once.
+    ``masks``: several shapes on screen at once, most of them for the whole video, each with one thing that it does
+    (:mod:`timeexpert.data.mask_scenes`), asked for when, where, and both; ``does``: which things, by name (none: all).
     """
 
     videos: int = 100
@@ -67,6 +74,8 @@ class SynthConfig:
     every_size: bool = False
     repeats: int = 1
     actions: int = 0
+    masks: bool = False
+    does: tuple[str, ...] = ()
     min_duration_s: float = 20.0
     max_duration_s: float = 40.0
     min_events: int = 2
@@ -105,6 +114,7 @@ class SynthConfig:
             raise UserError(f"repeats ({self.repeats}) must be 1 or more, and is for slides.")
         if self.actions:
             self._check_actions()
+        self._check_masks()
         of_events = not self.images and not self.slides  # whose lengths are drawn
         if of_events and not MIN_EVENT_S <= self.min_event_s <= self.max_event_s <= self.min_duration_s:
             raise UserError(
@@ -128,6 +138,20 @@ class SynthConfig:
             if task not in TASKS:
                 raise UserError(f"tasks: {task!r} is not one of {', '.join(TASKS)}.")
 
+    def _check_masks(self) -> None:
+        for name in ("images", "slides", "every_size", "persistent", "actions") if self.masks else ():
+            if getattr(self, name):
+                raise UserError(
+                    f"masks and {name} are both set: videos with masks are of a kind of their own. Set one."
+                )
+        if self.does and not self.masks:
+            raise UserError(f"does ({list(self.does)}) is for videos with masks. Set masks, or leave it out.")
+        for name in self.does:
+            if name not in MASKED_ACTIONS:
+                raise UserError(f"does: {name!r} is not one of {', '.join(MASKED_ACTIONS)}.")
+        if self.masks and self.max_events > 4:
+            raise UserError(f"max_events ({self.max_events}) must be at most 4 with masks: one shape a quarter.")
+
     def _check_actions(self) -> None:
         if not 2 <= self.actions <= len(COLOURS) * len(SHAPES):
             raise UserError(
@@ -147,7 +171,8 @@ class SynthConfig:
 class ShapeEvent:
     """One shape and what it does from ``start_s`` to ``end_s``; places and sizes as shares of the frame.
 
-    ``radius`` of the shorter side at the start, ``end_radius`` at the end.
+    ``radius`` of the shorter side at the start, ``end_radius`` at the end. ``seen_s``: when a ``persistent`` shape
+    is on screen.
     """
 
     colour: str
@@ -161,6 +186,7 @@ class ShapeEvent:
     end_radius: float
     persistent: bool = False
     label: str = ""  # of a step in a video of actions
+    seen_s: tuple[float, float] = (0.0, math.inf)
 
     @property
     def name(self) -> str:
@@ -175,7 +201,8 @@ class ShapeEvent:
         return min(1.0, max(0.0, (time_s - self.start_s) / (self.end_s - self.start_s)))
 
     def visible(self, time_s: float) -> bool:
-        return self.persistent or self.start_s <= time_s <= self.end_s
+        start_s, end_s = self.seen_s if self.persistent else (self.start_s, self.end_s)
+        return start_s <= time_s <= end_s
 
     def radius_at(self, time_s: float) -> float:
         """Radius as a share of the shorter side."""

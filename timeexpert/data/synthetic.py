@@ -1,7 +1,7 @@
 """Labelled MP4s made by us: coloured shapes that appear, move, grow, shrink and rotate.
 
 Every video is a real file, encoded by a real codec at one of several frame rates and sizes; the questions
-cover all task types but masks, and the ground truth (times, captions, saliency, labels) is exact. The same seed gives
+cover all task types, and the ground truth (times, captions, saliency, labels, masks) is exact. The same seed gives
 the same files.
 """
 
@@ -20,14 +20,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from timeexpert.data.mask_tracks import MaskTrack
 from timeexpert.data.records import Sample, write_samples
 from timeexpert.errors import UserError
 
 from .action_scenes import action_questions, make_action_scene
+from .mask_scenes import make_mask_scene, mask_questions
 from .scene_questions import questions
 from .scenes import COLOURS, Scene, ShapeEvent, SynthConfig, make_scene
 
 SETTINGS = "synth.json"  # what a folder of videos was made from
+DOT = (10, 10, 10)
 
 
 def _outline(event: ShapeEvent, time_s: float, height: int, width: int) -> list[tuple[float, float]]:
@@ -75,8 +78,35 @@ def render(scene: Scene) -> Iterator[np.ndarray]:
         draw = ImageDraw.Draw(image)
         for event in scene.events:
             if event.visible(time_s):
-                draw.polygon(_outline(event, time_s, scene.height, scene.width), fill=COLOURS[event.colour])
+                outline = _outline(event, time_s, scene.height, scene.width)
+                draw.polygon(outline, fill=COLOURS[event.colour])
+                if event.action == "dot" and event.start_s <= time_s <= event.end_s:
+                    draw.ellipse(_dot(outline, event.radius_at(time_s) * min(scene.height, scene.width)), fill=DOT)
         yield np.asarray(image)
+
+
+def shape_tracks(scene: Scene) -> list[MaskTrack]:
+    """The masks of each shape of a scene in every frame: the pixels that :func:`render` draws of it and no later shape
+    covers."""
+    times_s = [i / scene.fps for i in range(round(scene.duration_s * scene.fps))]
+    masks: list[list[np.ndarray]] = [[] for _ in scene.events]
+    for time_s in times_s:
+        image = Image.new("L", (scene.width, scene.height))
+        draw = ImageDraw.Draw(image)
+        for number, event in enumerate(scene.events, 1):
+            if event.visible(time_s):
+                draw.polygon(_outline(event, time_s, scene.height, scene.width), fill=number)
+        labels = np.asarray(image)
+        for number, frames in enumerate(masks, 1):
+            frames.append(labels == number)
+    return [MaskTrack.from_masks(m, times_s, event.name) for m, event in zip(masks, scene.events, strict=True)]
+
+
+def _dot(outline: list[tuple[float, float]], radius: float) -> tuple[float, float, float, float]:
+    """The box of a dot in the middle of a shape, small enough to lie inside every kind of it."""
+    cx, cy = (sum(point[axis] for point in outline) / len(outline) for axis in (0, 1))
+    size = 0.3 * radius
+    return cx - size, cy - size, cx + size, cy + size
 
 
 def encode(scene: Scene, path: Path) -> None:
@@ -98,10 +128,13 @@ def encode(scene: Scene, path: Path) -> None:
 
 def _make(job: tuple[SynthConfig, int, str]) -> list[Sample]:
     config, index, media = job
-    scene = make_action_scene(config, index) if config.actions else make_scene(config, index)
+    make = make_action_scene if config.actions else make_mask_scene if config.masks else make_scene
+    scene = make(config, index)
     path = Path(media) / f"{scene.name}.mp4"
     if not path.is_file():
         encode(scene, path)
+    if config.masks:
+        return mask_questions(scene, config, shape_tracks(scene))
     return action_questions(scene, config) if config.actions else questions(scene, config)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from timeexpert.data.batch import Frames, join_frames
 from timeexpert.data.collate import EventWriter, RowWriter
+from timeexpert.data.mask_tracks import MaskTrack
 from timeexpert.tokenization import (
     EventCodec,
     EventGrammar,
@@ -35,6 +36,7 @@ TASK_LIMITS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "action_segmentation": ((2,), (0,)),
     "moment_retrieval": ((2,), (0,)),
     "highlight_detection": ((1,), (1,)),
+    "referring_segmentation": ((0,), (0,)),  # of models that draw masks: what is shown has no time of its own
 }
 
 
@@ -50,12 +52,13 @@ class Clip:
 @dataclass(frozen=True)
 class Request:
     """One question about one clip. ``task`` narrows the answer (see ``TASK_LIMITS``); ``max_tokens`` is an upper limit
-    of the answer within the model's own."""
+    of the answer within the model's own. Without ``masks`` none are computed, also where the answer names objects."""
 
     clip: Clip
     prompt: str
     task: str | None = None
     max_tokens: int | None = None
+    masks: bool = True
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class Prediction:
     """The answer: events, what did not parse, which frame times the model saw, and how many tokens it took
     (visual and frame-time tokens are the prompt's, the end of sequence is the completion's). ``text`` is the answer
     as it was written. ``confidences``: one per event, see
-    :func:`timeexpert.model.confidence.event_confidences`; none where numbers are words."""
+    :func:`timeexpert.model.confidence.event_confidences`; none where numbers are words. ``tracks``: the masks of each
+    object that the answer shows, of any one size; where a video is scaled to it, they lie on its frames."""
 
     events: EventSequence
     problems: list[Problem] = field(default_factory=list)
@@ -73,14 +77,17 @@ class Prediction:
     completion_tokens: int = 0
     text: str = ""
     confidences: list[Confidence] = field(default_factory=list)
+    tracks: tuple[MaskTrack, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """JSON object; times in seconds."""
+        """JSON object; times in seconds. ``tracks`` only where there are any."""
+        tracks = {"tracks": [track.to_json() for track in self.tracks]} if self.tracks else {}
         return {
             "events": self.events.to_json(),
             "problems": [{"position": p.position, "reason": p.reason} for p in self.problems],
             "frame_times_s": list(self.frame_times_s),
             "duration_s": self.duration_s,
+            **tracks,
         }
 
 
@@ -129,6 +136,10 @@ class Answering(ABC):
     def confidences(self, answer: Writing) -> list[Confidence]:
         """How sure the model was of each event's numbers; empty where that is not known."""
         return []
+
+    def tracks(self, request: Request, answer: Writing) -> tuple[MaskTrack, ...]:
+        """The masks of each object that a finished answer shows, in the order of their names; none by default."""
+        return ()
 
     def shown_s(self, times_s: Sequence[float] | np.ndarray) -> tuple[float, ...]:
         """Frame times as the model reads them."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from timeexpert.data.formats.reading import line_past_limits
+from timeexpert.data.mask_tracks import MaskTrack
 from timeexpert.data.records import SampleError, json_limits
 from timeexpert.errors import did_you_mean
 
@@ -207,6 +208,7 @@ def _our_answer(row: dict[str, Any]) -> Told:
         texts=tuple(str(e.get("text", "")) for e in timed),
         text=untimed or (str(row["text"]) if row.get("text") else None),
         problem=str(problems[0].get("reason")) if problems else None,
+        tracks=tuple(MaskTrack.from_json(track) for track in row.get("tracks") or ()),
     )
 
 
