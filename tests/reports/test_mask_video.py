@@ -65,7 +65,7 @@ def test_each_object_is_drawn_where_and_when_it_is(tmp_path: Path) -> None:
 def test_the_strip_has_a_row_for_events_and_one_per_object() -> None:
     track = MaskTrack.from_masks([half(True), np.zeros((12, 16)), half(True)], [0.0, 1.0, 2.0])
     strip = draw_strip((track,), EVENTS, 4.0, 416)  # 100 pixels a second, 8 at each side
-    events, object_row = strip[15], strip[8 + 18 + 12]
+    events, object_row = strip[8], strip[8 + 18 + 12]
     blue = np.array(mask_video.EVENT)
     assert (events[8 + 105 : 8 + 195] == blue).all() and (events[8 + 5 : 8 + 95] != blue).any()
     colour = np.array(COLOURS[0])

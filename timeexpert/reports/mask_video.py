@@ -119,7 +119,12 @@ def draw_strip(tracks: Sequence[MaskTrack], events: EventSequence, duration_s: f
     timed = [e for e in events if e.start_s is not None and e.end_s is not None]
     pen.rectangle((PAD, PAD, width - PAD, PAD + ROW - 1), fill="#edf0f3")
     for event in timed:
-        bar(PAD, event.start_s or 0.0, event.end_s or 0.0, EVENT)
+        start_s, end_s = event.start_s or 0.0, event.end_s or 0.0
+        bar(PAD, start_s, end_s, EVENT)
+        words = one_line(event.text)
+        while words and pen.textlength(words, font=font) > x(end_s) - x(start_s) - 6:
+            words = words[:-1]
+        pen.text((x(start_s) + 3, PAD), words, fill=PAPER, font=font)
     if not timed:
         pen.text((PAD + 3, PAD), "no event with a time", fill=MUTED, font=font)
     for number, track in enumerate(tracks[:rows]):

@@ -90,7 +90,6 @@ export class MaskOverlay {
   write() {
     this.canvas.hidden = !this.tracks.length || !this.shown;
     this.button.textContent = this.shown ? "Hide masks" : "Show masks";
-    this.button.setAttribute("aria-pressed", this.shown);
     const names = this.tracks.map((track, i) => element("span", { class: "object" },
       element("i", { style: { background: `rgb(${COLOURS[i % COLOURS.length].join(" ")})` } }), track.object_id || `object ${i + 1}`));
     const problem = this.problem && element("span", { class: "muted" }, this.problem);
@@ -101,10 +100,11 @@ export class MaskOverlay {
   place() {
     const { player, canvas } = this;
     if (!this.tracks.length || !player.videoWidth) return;
-    const scale = Math.min(player.clientWidth / player.videoWidth, player.clientHeight / player.videoHeight);
+    const [box, around] = [player, player.parentElement].map((node) => node.getBoundingClientRect());
+    const scale = Math.min(box.width / player.videoWidth, box.height / player.videoHeight);
     const [width, height] = [player.videoWidth * scale, player.videoHeight * scale];
-    canvas.style.left = `${player.offsetLeft + (player.clientWidth - width) / 2}px`;
-    canvas.style.top = `${player.offsetTop + (player.clientHeight - height) / 2}px`;
+    canvas.style.left = `${box.left - around.left + (box.width - width) / 2}px`;
+    canvas.style.top = `${box.top - around.top + (box.height - height) / 2}px`;
     canvas.style.width = `${width}px`;
     canvas.style.height = `${height}px`;
     canvas.width = Math.max(1, Math.round(width * devicePixelRatio));
