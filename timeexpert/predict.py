@@ -216,7 +216,7 @@ class Predictor:
 
     def prediction(self, request: Request, answer: Writing) -> Prediction:
         """What a finished answer says."""
-        events, problems, said = self.answering.told(answer.tokens, request.task)
+        events, problems, said = self.answering.told(answer.tokens, request.task, request.clip)
         shown_s, duration_s = self.answering.shown_s(request.clip.times_s), request.clip.duration_s
         counts = len(answer.prompt_ids), len(answer.tokens)
         sure = self.answering.confidences(answer)

@@ -124,8 +124,10 @@ class Answering(ABC):
         """Which tokens the answer may have. Raises ``UserError`` where the budget holds no answer."""
 
     @abstractmethod
-    def told(self, tokens: Sequence[int], task: str | None) -> tuple[EventSequence, list[Problem], str]:
-        """The events of a finished answer, what of it did not parse, and its text."""
+    def told(
+        self, tokens: Sequence[int], task: str | None, clip: Clip | None = None
+    ) -> tuple[EventSequence, list[Problem], str]:
+        """The events of a finished answer, what of it did not parse, and its text. ``clip``: what was asked about."""
 
     @abstractmethod
     def events_so_far(self, tokens: Sequence[int], task: str | None) -> EventSequence:
@@ -145,7 +147,7 @@ class Answering(ABC):
 
     def question_ids(self, request: Request) -> list[int]:
         """Ids behind the video, up to where the answer begins."""
-        return self.writer.question(request.prompt, self.shown_s(request.clip.times_s))
+        return self.writer.question(request.prompt, self.shown_s(request.clip.times_s), request.task)
 
     def encode(self, visual: Tensor, times_s: Sequence[float] | np.ndarray) -> EncodedVideo:
         """What the decoder keeps of a video. Raises ``UserError`` for a time that the model cannot read."""
@@ -193,7 +195,9 @@ class EventAnswering(Answering):
         )
         return EventGrammar(self.codec, limits)
 
-    def told(self, tokens: Sequence[int], task: str | None) -> tuple[EventSequence, list[Problem], str]:
+    def told(
+        self, tokens: Sequence[int], task: str | None, clip: Clip | None = None
+    ) -> tuple[EventSequence, list[Problem], str]:
         """As :meth:`EventCodec.decode` and :meth:`EventCodec.transcript`."""
         return *self.codec.decode(tokens), self.codec.transcript(tokens)
 
