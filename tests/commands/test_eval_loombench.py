@@ -122,3 +122,27 @@ def test_references_without_a_kind_and_truth_without_masks_are_named(
     row = Sample.to_json(where)
     refused(row, "loombench_combined", "truth.jsonl: holds no loombench_combined question. Give other references")
     refused({**row, "tracks": []}, "loombench_where", "a where question needs tracks, the masks of what it asks for.")
+
+
+def test_the_family_with_a_mask_head_answers_all_kinds(loom: Path, tmp_path: Path) -> None:
+    from tests.families.loom import make
+    from timeexpert.checkpoint import write_folder
+    from timeexpert.data.shards import ShardDataset
+    from timeexpert.predict import INFERENCE
+    from timeexpert.tokenization.text import SentencePieceText
+
+    dataset = ShardDataset(loom)
+    prompts = [dataset.sample(i).prompt for i in range(len(dataset))]
+    text = SentencePieceText.train([*prompts, "It is [SEG].", "The given query happens"], 320, tmp_path / "text")
+    model = make(text)
+
+    def fill(folder: Path) -> None:
+        model.save_pretrained(folder)
+        text.save(folder)
+        (folder / INFERENCE).write_text(json.dumps({"num_frames": 4, "max_new_tokens": 8, "max_events": 2}))
+
+    write_folder(tmp_path / "model", fill)
+    document = evaluate(tmp_path / "model", loom, tmp_path / "out", "--task", "loombench", "--max-questions", "1")
+    assert list(document["tasks"]) == [*NAMES, *CONTROLS]
+    for task in document["tasks"].values():  # untrained: what it says is no answer, and counted as one
+        assert task["counts"]["questions"] == task["counts"]["answered"] == 1 and task["counts"]["missing"] == 0
