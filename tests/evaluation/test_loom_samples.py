@@ -33,8 +33,7 @@ def sample(kind: str, segment: tuple[float, float] | tuple[()] = (2.0, 4.0), **f
         video="v.mp4",
         task="moment_retrieval" if kind == "when" else "referring_segmentation",
         events=EventSequence((Event(*segment, text="a dog"),)),
-        meta={"question_kind": kind},
-        **given,
+        **{"meta": {"question_kind": kind}, **given},
     )
 
 
@@ -45,6 +44,8 @@ def test_combined_is_asked_twice_and_the_others_once() -> None:
         ("combined?", "moment_retrieval"),
         ("combined? Please segment.", "referring_segmentation"),
     )
+    own = sample("combined", meta={"question_kind": "combined", "prompts": {"when": "a", "where": "b"}})
+    assert prompts_of(own) == (("a", "moment_retrieval"), ("b", "referring_segmentation"))
 
 
 def test_the_two_answers_are_one_with_the_segment_of_the_first_and_the_masks_of_the_second() -> None:
@@ -116,6 +117,10 @@ def test_an_answer_that_did_not_parse_or_whose_masks_do_not_decode_scores_zero()
             r"'where' cannot be scored: where: tracks\[0\]: rles\[0\] \(at 2.0 s\): counts",
         ),
         (sample("combined", duration_s=1e6), "frames of 8x8 pixels, more than"),
+        (
+            sample("combined", meta={"question_kind": "combined", "prompts": {"when": "a"}}),
+            "combined: meta.prompts .*must be an object of texts, when and where",
+        ),
         (sample("where", (5.0, 6.0)), r"no frame lies in segment_s \(5.0, 6.0\); frames run from 2.0 to 3.5 s"),
     ],
 )

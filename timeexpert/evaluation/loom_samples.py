@@ -2,7 +2,8 @@
 
 A sample with ``meta.question_kind``: ``when`` has the task ``moment_retrieval``; ``where`` and ``combined`` have
 ``referring_segmentation`` and tracks. Its one event is the segment. ``combined`` is asked twice, as in the paper
-(supplement, figure 9): the question alone for the segment, then with :data:`SEGMENT_PROMPT` behind it for the masks.
+(supplement, figure 9): the question alone for the segment, then with :data:`SEGMENT_PROMPT` behind it for the masks;
+``meta.prompts``, ``{"when": ..., "where": ...}``, takes the place of the two.
 """
 
 from __future__ import annotations
@@ -32,10 +33,8 @@ def prompts_of(sample: Sample) -> tuple[tuple[str, str], ...]:
     """(prompt, task) of each request that a question takes; :func:`joined` makes one answer of theirs."""
     if sample.meta.get(KIND) != "combined":
         return ((sample.prompt, sample.task),)
-    return (
-        (sample.prompt, "moment_retrieval"),
-        (f"{sample.prompt} {SEGMENT_PROMPT}", "referring_segmentation"),
-    )
+    own = sample.meta.get("prompts", {"when": sample.prompt, "where": f"{sample.prompt} {SEGMENT_PROMPT}"})
+    return (own["when"], "moment_retrieval"), (own["where"], "referring_segmentation")
 
 
 def joined(parts: Sequence[Answer]) -> Answer:
@@ -59,11 +58,16 @@ def question_of(sample: Sample) -> LoomQuestion:
     :class:`EvaluationError` naming the sample, and what it lacks.
     """
     kind = str(sample.meta.get(KIND))
+    prompts = sample.meta.get("prompts", {"when": "", "where": ""})
+    if not isinstance(prompts, dict) or not all(isinstance(prompts.get(name), str) for name in ("when", "where")):
+        raise EvaluationError(
+            f"{sample.id}: meta.prompts ({prompts!r:.60}) must be an object of texts, when and where."
+        )
     event = sample.events[0]
     segment = None if event.start_s is None or event.end_s is None else (event.start_s, event.end_s)
     if segment is None and kind != "where":
         raise EvaluationError(
-            f"{sample.id}: events[0] has no start_s and end_s, and a {kind} question needs the segment that it asks for."
+            f"{sample.id}: events[0] has no start_s and end_s, and a {kind} question needs the segment it asks for."
         )
     if kind == "when":
         return LoomQuestion("when", segment or (0.0, 0.0))

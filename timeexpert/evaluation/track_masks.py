@@ -13,11 +13,15 @@ from timeexpert.data.mask_tracks import MaskTrack
 def places(track: MaskTrack, times_s: NDArray[np.float64]) -> NDArray[np.int64]:
     """For each of ``times_s`` [T] the place of the track's mask then, -1 where it has none: [T].
 
-    The mask of the nearest time is shown, and none more than half the track's usual step outside its times.
+    The mask of the nearest time is shown (the earlier one of two), and none more than half the track's usual step
+    outside its times.
     """
-    half_s = usual_step_s(np.array(track.times_s)) / 2
-    inside = (times_s >= track.times_s[0] - half_s) & (times_s <= track.times_s[-1] + half_s)
-    return np.where(inside, np.array(track.nearest(list(times_s)), dtype=np.int64), -1)
+    own_s = np.array(track.times_s)
+    half_s = usual_step_s(own_s) / 2
+    after = np.searchsorted(own_s, times_s).clip(0, len(own_s) - 1)
+    before = (after - 1).clip(0)
+    nearest = np.where(times_s - own_s[before] <= np.abs(own_s[after] - times_s), before, after)
+    return np.where((times_s >= own_s[0] - half_s) & (times_s <= own_s[-1] + half_s), nearest, -1)
 
 
 def scaled(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -145,6 +145,7 @@ class _Run:
         self.refused: TextIO
 
     def all(self, samples: Path, out: Path) -> None:
+        """Every shot of ``samples``, in windows."""
         for stale in (QUESTIONS, REFUSED, REPORT):  # never beside files of another run
             (out / stale).unlink(missing_ok=True)
         total = sum(1 for _ in self._segments(samples, count=False))

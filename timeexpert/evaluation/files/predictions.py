@@ -189,9 +189,9 @@ def _keys(**given: Any) -> dict[str, str]:
 
 
 def _ours(member: Any, _: str) -> Iterator[Row]:
-    if isinstance(member, dict) and (keys := _keys(id=member.get("id"))):
-        if member.get("error") is None:  # a question that could not be asked is missing
-            yield keys, _told(lambda: _our_answer(member))
+    asked = isinstance(member, dict) and member.get("error") is None  # a question that could not be asked is missing
+    if asked and (keys := _keys(id=member.get("id"))):
+        yield keys, _told(lambda: _our_answer(member))
 
 
 def _our_answer(row: dict[str, Any]) -> Told:

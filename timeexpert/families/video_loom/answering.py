@@ -44,7 +44,6 @@ class LoomAnswering(Answering):
 
     model: VideoLoom
     writer: LoomWriter
-    draws_masks = True
 
     def __init__(self, model: VideoLoom, text: TextTokenizer) -> None:
         config = model.config

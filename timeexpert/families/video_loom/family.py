@@ -48,6 +48,7 @@ PREFIXES = {
 class VideoLoomFamily(Family):
     """Frame ids, words, masks; no experts."""
 
+    draws_masks = True
     config_class = VideoLoomConfig
     model_class = VideoLoom
 
