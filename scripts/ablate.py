@@ -32,6 +32,7 @@ from timeexpert.errors import UserError
 from timeexpert.evaluation.records import answer_of_row
 from timeexpert.evaluation.runner import scored_task
 from timeexpert.evaluation.scores import Scores, mean_intervals
+from timeexpert.evaluation.tasks import TASKS
 from timeexpert.paths import config_path
 from timeexpert.tokenization import EventSequence
 
@@ -47,6 +48,8 @@ FIGURES = {  # figure: its task, its title
     "f1_0.1": ("action_segmentation", "F1@10"),
     "f1_0.25": ("action_segmentation", "F1@25"),
     "f1_0.5": ("action_segmentation", "F1@50"),
+    "where_jf": ("loombench_where", "where J&F"),
+    "combined_jf": ("loombench_combined", "combined J&F"),
 }
 # 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -224,6 +227,8 @@ def _over_questions(runs: dict[str, list[Path]], stage: str) -> dict[str, dict[s
     """Intervals over questions per config, by figure."""
     out: dict[str, dict[str, Any]] = {name: {} for name in runs}
     for task in dict.fromkeys(task for task, _ in FIGURES.values()):
+        if TASKS[task].needs_masks:  # predictions do not hold the true masks
+            continue
         groups = [[_scores(run / "predictions" / f"{stage}.jsonl", task) for run in paths] for paths in runs.values()]
         if any(not len(scores.items) for group in groups for scores in group):
             continue

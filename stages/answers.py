@@ -12,6 +12,7 @@ from timeexpert.config import load
 from timeexpert.data.records import Sample
 from timeexpert.data.shards import ShardDataset
 from timeexpert.errors import UserError
+from timeexpert.evaluation.loom_samples import joined, prompts_of
 from timeexpert.evaluation.records import Answer
 from timeexpert.predict import Clip, Prediction, Predictor, Request
 
@@ -33,25 +34,25 @@ def answerer(
 
     def ask(samples: Sequence[Sample]) -> list[Answer]:
         begin = perf_counter()
-        answers: list[Answer | None] = []
-        requests: list[Request] = []
+        asked: list[list[Request] | Answer] = []
         for sample in samples:
             i = where[sample.id]
             try:
                 read = predictor.reader.read(
                     dataset.video_key(i), partial(dataset.media, i), predictor.config.num_frames
                 )
-                request = Request(Clip(*read), sample.prompt, sample.task)
-                predictor.prompt_ids(request)  # a frame time or a prompt that cannot be written
+                clip = Clip(*read)
+                requests = [Request(clip, *prompt) for prompt in prompts_of(sample)]
+                for request in requests:
+                    predictor.prompt_ids(request)  # a frame time or a prompt that cannot be written
+                asked.append(requests)
             except UserError as error:
-                answers.append(Answer(None, error=str(error)))
-                continue
-            requests.append(request)
-            answers.append(None)
+                asked.append(Answer(None, error=str(error)))
         decoded = perf_counter()
-        told = iter(predictor.answer(requests, noise_seed=noise_seed))
+        every = [request for one in asked if isinstance(one, list) for request in one]
+        told = iter(predictor.answer(every, noise_seed=noise_seed))
         decode_s, generate_s = decoded - begin, perf_counter() - decoded
-        whole = [a if a is not None else _as_answer(next(told)) for a in answers]
+        whole = [one if isinstance(one, Answer) else joined([_as_answer(next(told)) for _ in one]) for one in asked]
         return [replace(a, batch=len(samples), decode_s=decode_s, generate_s=generate_s) for a in whole]
 
     return ask
@@ -59,7 +60,8 @@ def answerer(
 
 def _as_answer(prediction: Prediction) -> Answer:
     row = prediction.to_json()
-    return Answer(prediction.events, row["problems"], row["frame_times_s"], row["duration_s"], text=prediction.text)
+    told = {"text": prediction.text, "tracks": prediction.tracks}
+    return Answer(prediction.events, row["problems"], row["frame_times_s"], row["duration_s"], **told)
 
 
 def run_eval_data(run: Path) -> Path:

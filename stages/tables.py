@@ -14,6 +14,13 @@ SEGMENTATION = {
     "f1_0.25": "F1@25",
     "f1_0.5": "F1@50",
 }
+# figures of LoomBench: their row, its figure, their titles
+MASKS = {
+    "where_jf": ("loombench_where", "jf", "where J&F"),
+    "combined_jf": ("loombench_combined", "jf_bi_fore", "combined J&F"),
+    "time_only_jf": ("loombench_combined_time_only", "jf_bi_fore", "its times alone"),
+    "mask_only_jf": ("loombench_combined_mask_only", "jf_bi_fore", "its masks alone"),
+}
 
 
 def flat_figures(row: dict[str, Any]) -> dict[str, Any]:
@@ -28,6 +35,7 @@ def flat_figures(row: dict[str, Any]) -> dict[str, Any]:
         "f1": captions.get("f1"),
         "hit1": highlights.get("hit1"),
         **{name: steps.get(name) for name in SEGMENTATION},
+        **{name: row.get(task, {}).get(figure) for name, (task, figure, _) in MASKS.items()},
         "parse_rate": row.get("parse_rate"),
     }
     out: dict[str, Any] = {k: round(v, 2) for k, v in figures.items() if v is not None}
@@ -38,7 +46,7 @@ def summary_table(summary: dict[str, Any]) -> Table:
     """One table: the figures after each stage, and the controls."""
     table = Table(title="held-out videos (percent)")
     names = {"r1_0.5": "R@1 IoU 0.5", "r1_0.7": "R@1 IoU 0.7", "miou": "mIoU", "f1": "dense F1", "hit1": "HIT@1"}
-    names |= SEGMENTATION | {"parse_rate": "parsed"}
+    names |= SEGMENTATION | {name: title for name, (_, _, title) in MASKS.items()} | {"parse_rate": "parsed"}
     told = [*summary["stages"], *summary["controls"].values()]
     names = {k: title for k, title in names.items() if any(row.get(k) is not None for row in told)}
     table.add_column("", overflow="fold")

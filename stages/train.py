@@ -28,7 +28,7 @@ from timeexpert.data.shards import ShardDataset
 from timeexpert.errors import UserError
 from timeexpert.evaluation.folder import write_json
 from timeexpert.evaluation.records import Answer
-from timeexpert.evaluation.runner import evaluate, mean_segment, score, scored_questions
+from timeexpert.evaluation.runner import evaluate, mean_segment, score, scored_questions, scored_tasks
 from timeexpert.families import family
 from timeexpert.parallel import OneProcess
 from timeexpert.predict import INFERENCE, InferenceConfig, Predictor, load_model, pick_device
@@ -270,7 +270,12 @@ class Trainer:
         assert self.config.data.eval is not None
         dataset = self.dataset(self.config.data.eval)
         questions = [dataset.sample(i) for i in range(len(dataset))]
-        return scored_questions(questions, self.config.eval.max_questions, dataset.path)
+        return scored_questions(questions, self.config.eval.max_questions, dataset.path, self.scored)
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The tasks that the run's model can be asked."""
+        return scored_tasks(family(self.config.model.family).draws_masks)
 
     def _evaluate(self, stage: StageConfig, model: Any, text: TextTokenizer, step: int) -> None:
         last = stage is self.config.stages[-1]
@@ -313,7 +318,8 @@ class Trainer:
         figures: dict[str, Any] = {}
         with self.console.status("") as status:
             kept = path if self.engine.is_main else None
-            for done, result in evaluate(samples, ask, batch_size=settings.batch_size, predictions=kept):
+            answers = evaluate(samples, ask, batch_size=settings.batch_size, predictions=kept, tasks=self.scored)
+            for done, result in answers:
                 self.memory.sample()
                 status.update(f"evaluating {name}: {done} of {len(samples)} questions")
                 figures = result or figures

@@ -15,6 +15,7 @@ if find_spec("triton") is not None and not torch.cuda.is_available():
         patch.setenv("TRITON_INTERPRET", "1")
         import triton  # noqa: F401
 
+from tests.masked import drawing  # noqa: F401
 from tests.tiny import tiny_data, tiny_run  # noqa: F401 (fixtures of every test that needs a run)
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -27,6 +27,7 @@ ORDER = (
     "moe",
     "data",
     "evaluation",
+    "loombench",
     "parallel",
     "model",
     "families",

@@ -157,6 +157,21 @@ def test_every_answer_of_an_untrained_model_parses(
                 assert event.start_s is not None  # equal start and end are one point
 
 
+@pytest.mark.usefixtures("drawing")
+def test_masks_of_a_family_that_draws_them_stand_on_the_answer(tiny_run: Path) -> None:
+    drawer = Predictor.from_pretrained(tiny_run, device="cpu")
+    frames = np.zeros((2, 16, 16, 3), np.uint8)
+    frames[1, 4:8, 2:6] = 255
+    clip = Clip(frames, np.array([1.0, 3.0]), 4.0)
+    answer, unmasked = drawer.answer([Request(clip, "When?"), Request(clip, "When?", masks=False)])
+    (track,) = answer.tracks
+    assert (track.size, track.times_s) == ((16, 16), (1.0, 3.0)) and track.rles[0] is None
+    assert track.mask(1).sum() == 16 and track.mask(1)[4:8, 2:6].all()
+    assert answer.to_json()["tracks"] == [track.to_json()]
+    assert unmasked.tracks == () and "tracks" not in unmasked.to_json()
+    assert unmasked.events == answer.events
+
+
 def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"neither a model folder \(no inference.json\) nor a run with a finished"

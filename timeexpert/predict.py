@@ -21,6 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from timeexpert.checkpoint import TRAINER_STATE, CheckpointError, load_weights, verify
 from timeexpert.data.features import FeatureFile, FeaturesError, refuse_missing_frames, refuse_other_tower
 from timeexpert.data.frames import FrameReader, Source
+from timeexpert.data.mask_tracks import MaskTrack
 from timeexpert.data.media import is_features
 from timeexpert.data.video import Video
 from timeexpert.errors import UserError
@@ -126,6 +127,11 @@ class Predictor:
         return cls(model.to(place).eval(), load_text(str(folder)), config)
 
     @property
+    def draws_masks(self) -> bool:
+        """Whether answers may have tracks."""
+        return family_of(self.model).draws_masks
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device
@@ -210,11 +216,16 @@ class Predictor:
 
     def prediction(self, request: Request, answer: Writing) -> Prediction:
         """What a finished answer says."""
-        events, problems, said = self.answering.told(answer.tokens, request.task)
+        events, problems, said = self.answering.told(answer.tokens, request.task, request.clip)
         shown_s, duration_s = self.answering.shown_s(request.clip.times_s), request.clip.duration_s
         counts = len(answer.prompt_ids), len(answer.tokens)
         sure = self.answering.confidences(answer)
-        return Prediction(events, problems, shown_s, duration_s, *counts, said, sure)
+        tracks = self._tracks(request, answer) if request.masks else ()
+        return Prediction(events, problems, shown_s, duration_s, *counts, said, sure, tracks)
+
+    @torch.inference_mode()
+    def _tracks(self, request: Request, answer: Writing) -> tuple[MaskTrack, ...]:
+        return self.answering.tracks(request, answer)
 
     def answer(self, requests: Sequence[Request], *, noise_seed: int | None = None) -> list[Prediction]:
         """Answers of a batch, in order, each as if it were asked alone. Requests with the same clip share its encoding.

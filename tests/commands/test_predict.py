@@ -8,6 +8,7 @@ import pytest
 from tests.data.media import write_audio
 from timeexpert.cli import main
 from timeexpert.commands.predict import printable
+from timeexpert.data.video import Video
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -101,3 +102,42 @@ def test_what_else_can_be_wrong_is_said(
 
 def test_a_model_cannot_steer_the_terminal() -> None:
     assert printable("a\x1b[31mb\x07 ü\n") == "a\ufffd[31mb\ufffd ü\ufffd"
+
+
+@pytest.mark.usefixtures("drawing")
+def test_masks_are_drawn_as_a_video_with_a_strip_below(
+    tiny_run: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    words = ["predict", str(tiny_run), str(video), "When?", "--device", "cpu"]
+    assert main([*words, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["masks"] == f"{video.stem}.masks.mp4" and answer["tracks"][0]["object_id"] == "bright"
+    with Video.open(tmp_path / answer["masks"]) as drawn, Video.open(video) as source:
+        assert drawn.info.duration_s == pytest.approx(source.info.duration_s, abs=0.3)
+    assert main([*words, "--no-png", "--task", "referring_segmentation", "--mp4", "m.mp4"]) == 0
+    said = capsys.readouterr().out
+    assert "objects with masks: 1 (bright)" in said and "masks: m.mp4 (" in said
+    (tmp_path / "own.mp4").write_bytes(video.read_bytes())
+    assert main([*words[:2], "own.mp4", "When?", "--mp4", "own.mp4"]) == 2
+    assert "--mp4 (own.mp4) is the video itself, which would be lost." in capsys.readouterr().err
+    assert main([*words, "--no-png", "--mp4", "nowhere/m.mp4"]) == 2
+    assert (
+        "nowhere/m.mp4: cannot be written: No such file or directory. Choose another --mp4" in capsys.readouterr().err
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        [f"{video.stem}.masks.mp4", f"{video.stem}.timeline.png", "m.mp4", "own.mp4"]
+    )
+
+
+def test_a_model_without_masks_says_so_and_writes_no_video(
+    tiny_run: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["predict", str(tiny_run), str(video), "Where?", "--no-png", "--device", "cpu"]
+    assert main([*words, "--mp4", "m.mp4"]) == 0
+    assert "the answer has no masks, so no video was written" in capsys.readouterr().out
+    assert main([*words, "--task", "referring_segmentation"]) == 2
+    assert "needs masks, and models of the family timeexpert draw none." in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

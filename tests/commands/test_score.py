@@ -219,6 +219,11 @@ def test_loombenchs_questions_are_scored_by_kind(tmp_path: Path, capsys: pytest.
     assert combined["counts"] == {"questions": 2, "answered": 2, "parsed": 1, "missing": 0}
     assert combined["figures"]["tiou"] == pytest.approx(25.0)  # half of one, nothing of the other
     assert document["matching"]["loombench_when"]["extra_ids"] == ["stranger"]
+    assert document["bad_rows"] == 1 and document["bad_row_places"][0].startswith("told.jsonl:6: not JSON: ")
+    assert main(["score", str(told), str(truth), "--task", "loombench", "--no-intervals"]) == 0
+    said = capsys.readouterr().out
+    assert "loombench_combined_mask_only" in said
+    assert "1 rows name no question and were not scored: told.jsonl:6: not JSON: " in said
 
     for change, said in (
         ({"kind": "why"}, "kind ('why') must be one of when, where, combined"),

@@ -99,7 +99,7 @@ def test_masks_come_at_the_exact_times_of_the_frames_with_their_question() -> No
 
 def test_the_writer_is_told_how_many_objects_an_answer_has() -> None:
     class Counting(EventWriter):
-        def answer(self, task: str, events: EventSequence, objects: int = 0) -> list[int]:
+        def answer(self, task: str, events: EventSequence, objects: int = 0, shown: Any = None) -> list[int]:
             return [100 + objects]
 
     samples = [sample("q", "a", Event(1, 2)), masked("m", "b", None, None, "2")]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from timeexpert.data.mask_tracks import MaskTrack
 from timeexpert.data.records import Sample
 from timeexpert.evaluation import EvaluationError
 from timeexpert.evaluation.folder import EvaluationFolder
@@ -25,7 +28,8 @@ ANSWER = Answer(
 
 
 def test_an_answer_comes_back_as_it_was_kept() -> None:
-    for answer in (ANSWER, Answer(None, frame_times_s=[], error="v.mp4: empty")):
+    shown = replace(ANSWER, tracks=(MaskTrack.from_masks([np.eye(4), np.zeros((4, 4))], [0.5, 2.5], "dog"),))
+    for answer in (ANSWER, shown, Answer(None, frame_times_s=[], error="v.mp4: empty")):
         assert answer_of_row(json.loads(json.dumps(answer_row(QUESTIONS[0], answer)))) == answer
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timeexpert.evaluation import EvaluationError
-from timeexpert.evaluation.loombench import LoomAnswer, LoomQuestion, loombench
+from timeexpert.evaluation.loombench import LoomAnswer, LoomQuestion, loombench, loombench_kind
 
 TIMES_S = np.arange(20) * 0.5
 
@@ -49,6 +49,28 @@ def test_combined_keeps_masks_inside_the_predicted_segment():
     assert half["tiou"] == 50.0 and half["jf_g"] == 100.0 and half["jf_p"] == pytest.approx(100 * 5 / 9)
     alone = loombench(asked, {"q": LoomAnswer(masks=masks(4, 7))})["combined"].figures()
     assert alone["tiou"] == 100.0 and alone["jf_g"] == 80.0  # frames 4 to 7 last from 2.0 to 4.0 s
+
+
+def test_controls_leave_out_what_one_half_of_the_answer_says():
+    asked = {"q": question("combined")}  # 30 of 192 pixels in frames 4 to 8 of 20
+    told = {"q": LoomAnswer((2.0, 4.0), masks(0, 19))}
+
+    def figures(control):
+        return loombench_kind("combined", asked, told, control=control).figures()
+
+    both, time_only, mask_only = figures(None), figures("time_only"), figures("mask_only")
+    assert (both["j_p"], both["j_g"], both["tiou"]) == (100.0, 100.0, 100.0)
+    assert time_only["j_p"] == time_only["j_g"] == pytest.approx(100 * 30 / 192) and time_only["tiou"] == 100.0
+    assert mask_only["jf_g"] == 100.0 and mask_only["jf_p"] == 25.0  # 5 of 20 frames, the others show it for nothing
+    assert mask_only["tiou"] == pytest.approx(100 * 2.0 / 9.5)
+    for control, said in (("time_only", LoomAnswer(None, masks(0, 19))), ("mask_only", LoomAnswer((2.0, 4.0)))):
+        scores = loombench_kind("combined", asked, {"q": said}, control=control)
+        assert scores.figures()["jf_bi_fore"] == 0.0 and scores.counts["parsed"] == 0
+
+
+def test_a_kind_that_nothing_asks_for_has_no_figure():
+    for kind in ("when", "where", "combined"):
+        assert set(loombench_kind(kind, {}, {}).figures().values()) == {None}
 
 
 def test_a_combined_answer_without_masks_scores_zero():

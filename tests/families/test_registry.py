@@ -54,7 +54,8 @@ def test_kinds_of_two_families_with_one_name_train_parts_of_the_same_names() -> 
     [
         (
             {"family": "temporal_vml"},
-            r"model.family \('temporal_vml'\) must be one of timeexpert, temporal_vlm. Did you mean 'temporal_vlm'\?",
+            r"model.family \('temporal_vml'\) must be one of timeexpert, temporal_vlm, video_loom. Did you mean "
+            r"'temporal_vlm'\?",
         ),
         ({"family": "temporal_vlm", "moe": {}}, "unknown key 'model.moe'"),
         ({"family": "timeexpert", "clips": 6}, "unknown key 'model.clips'"),
@@ -73,7 +74,7 @@ def test_a_folder_says_which_family_its_model_is_of(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "temporal_vlm"}))
     assert family_in(tmp_path) is family("temporal_vlm")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    with pytest.raises(FamilyError, match=r"config.json: model_type \('llama'\) is none of timeexpert, temporal_vlm."):
+    with pytest.raises(FamilyError, match=r"config.json: model_type \('llama'\) is none of timeexpert, temporal_vlm, "):
         family_in(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(FamilyError, match="config.json: cannot be read: "):
@@ -81,7 +82,9 @@ def test_a_folder_says_which_family_its_model_is_of(tmp_path: Path) -> None:
 
 
 def test_nobody_but_the_registry_asks_which_family_it_is() -> None:
-    asks = re.compile(r"""(?<!sock\.)\bfamily\s*[!=]=|==\s*["'](?:timeexpert|temporal_vlm)["']|model_type\s*[!=]=""")
+    asks = re.compile(
+        r"""(?<!sock\.)\bfamily\s*[!=]=|==\s*["'](?:timeexpert|temporal_vlm|video_loom)["']|model_type\s*[!=]="""
+    )
     folders = (ROOT / "timeexpert", ROOT / "stages", ROOT / "scripts")
     files = [p for folder in folders for p in folder.rglob("*.py") if "families" not in p.parts]
     found = [

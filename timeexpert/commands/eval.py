@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="NAME",
         help="score this only (repeatable; default: all that the data has questions for); 'timeexpert score --task "
-        "list' names them",
+        "list' names them; loombench is all of LoomBench",
     )
     parser.add_argument("--convention", default="strict", metavar="NAME", help="how to count (default strict)")
     parser.add_argument("--num-frames", type=int, metavar="N", help="frames per video (default: as trained)")
@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
     from timeexpert.data.shards import ShardDataset
     from timeexpert.errors import UserError
     from timeexpert.evaluation.folder import EvaluationFolder
-    from timeexpert.evaluation.runner import SCORED_TASKS, batches, scored_questions
-    from timeexpert.evaluation.tasks import check_convention, task_named
+    from timeexpert.evaluation.runner import batches, scored_questions, scored_tasks
+    from timeexpert.evaluation.tasks import check_convention, expanded, task_named
     from timeexpert.parallel import ParallelConfig, start
     from timeexpert.predict import Predictor
     from timeexpert.stages.answers import NOISE_SEED, answerer, run_eval_data
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} ({value}) must be 1 or more.")
-    named = [task_named(name) for name in args.task] if args.task else None
+    named = [task_named(name) for name in expanded(args.task)] if args.task else None
     check_convention(named or [], args.convention)
     with start(ParallelConfig(shard=1, expert=1), 1, args.device) as (engine, device):
         predictor = Predictor.from_pretrained(args.model, device=device)
@@ -66,10 +66,11 @@ def run(args: argparse.Namespace) -> int:
             predictor = predictor.with_config(num_frames=args.num_frames)
         dataset = ShardDataset(args.data or run_eval_data(args.model))
         questions = [dataset.sample(i) for i in range(len(dataset))]
-        wanted = [task.name for task in named] if named else SCORED_TASKS
+        _check_masks(named or [], predictor)
+        wanted = [task.name for task in named] if named else scored_tasks(predictor.draws_masks)
         samples = scored_questions(questions, args.max_questions, dataset.path, wanted)
         present = {sample.task for sample in samples}
-        tasks = [task_named(name) for name in wanted if task_named(name).asks in present]
+        tasks = [task for task in map(task_named, wanted) if any(map(task.takes, samples))]
         check_convention(tasks, args.convention)
         folder = EvaluationFolder(args.out or _default_folder(args, dataset.path), engine.rank)
         settings = _settings(args, predictor, dataset.path, sorted(present))
@@ -87,6 +88,20 @@ def run(args: argparse.Namespace) -> int:
             if engine.is_main:
                 opened.__exit__(None, None, None)
     return 0
+
+
+def _check_masks(tasks: Sequence[Any], predictor: Predictor) -> None:
+    """Raises ``UserError`` where a task needs masks of a model that draws none."""
+    from timeexpert.errors import UserError
+
+    without = [task.name for task in tasks if task.needs_masks and not predictor.draws_masks]
+    if without:
+        family = predictor.model.config.model_type
+        others = [task.name for task in tasks if not task.needs_masks] or ["another task"]
+        raise UserError(
+            f"--task: {', '.join(without)} need masks, and models of the family {family} draw none. Give --task "
+            f"{' --task '.join(others)}, or a model of a family that draws masks."
+        )
 
 
 def _ask(share: Sequence[Sample], ask: Any, folder: EvaluationFolder, args: argparse.Namespace, ranks: int) -> None:

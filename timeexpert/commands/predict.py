@@ -1,11 +1,11 @@
-"""``timeexpert predict RUN video.mp4 "when does ..."``: events on the screen, a timeline as PNG."""
+"""``timeexpert predict RUN video.mp4 "when does ..."``: events on the screen, a timeline as PNG, masks as a video."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-HELP = "ask a trained model about a video: prints events and draws a timeline"
+HELP = "ask a trained model about a video: prints events, draws a timeline, and masks where it shows any"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", metavar="PROMPT", help='for example "When does the red circle grow?"')
     parser.add_argument(
         "--task",
-        choices=("general", "dense_captioning", "moment_retrieval", "highlight_detection", "action_segmentation"),
+        choices=(
+            *("general", "dense_captioning", "moment_retrieval", "highlight_detection", "action_segmentation"),
+            "referring_segmentation",
+        ),
         help="what kind of answer is wanted; without it the model may answer in any form",
     )
     parser.add_argument("--num-frames", type=int, metavar="N", help="frames to look at (default: as trained)")
@@ -25,6 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--png", type=Path, metavar="FILE", help="timeline picture (default: VIDEO's name in this folder)"
     )
     parser.add_argument("--no-png", action="store_true", help="no picture")
+    parser.add_argument(
+        "--mp4", type=Path, metavar="FILE", help="where an answer with masks is drawn (default: VIDEO.masks.mp4, here)"
+    )
+    parser.add_argument("--no-mp4", action="store_true", help="no video of the masks")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
@@ -41,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from timeexpert.errors import UserError
     from timeexpert.predict import Predictor, Request
     from timeexpert.reports.class_picture import draw_steps
+    from timeexpert.reports.mask_video import write_mask_video
     from timeexpert.reports.timeline import draw_timeline
 
     if args.num_frames is not None and args.num_frames < 1:
@@ -49,7 +57,13 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.video}: no such file. Give the path of a video.")
     if is_features(args.video) and not args.no_png:
         raise UserError(f"{args.video}: holds features, of which no picture can be made. Add --no-png.")
+    masked = args.mp4 or Path(f"{args.video.stem}.masks.mp4")
+    if masked.resolve() == args.video.resolve():
+        raise UserError(f"--mp4 ({masked}) is the video itself, which would be lost. Choose another file.")
     predictor = Predictor.from_pretrained(args.model, device=args.device)
+    if args.task == "referring_segmentation" and not predictor.draws_masks:
+        family = predictor.model.config.model_type
+        raise UserError(f"--task {args.task} needs masks, and models of the family {family} draw none. Choose another.")
     clip = predictor.clip(args.video, num_frames=args.num_frames)
     answer = predictor.answer([Request(clip, args.prompt, args.task)])[0]
     picture = None
@@ -66,8 +80,13 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(
                 f"{picture}: cannot be written: {error.strerror}. Choose another --png, or --no-png."
             ) from None
+    drawn_masks = None
+    if answer.tracks and not args.no_mp4:
+        frames, width, height = write_mask_video(args.video, answer.tracks, answer.events, clip.duration_s, masked)
+        drawn_masks = masked
     if args.json:
         row = {"video": str(args.video), "prompt": args.prompt, **answer.to_json(), "picture": picture and str(picture)}
+        row["masks"] = drawn_masks and str(drawn_masks)
         print(json.dumps(row, allow_nan=False))
         return 0
     console = Console()
@@ -87,6 +106,14 @@ def run(args: argparse.Namespace) -> int:
     console.print(f"frames seen at {seen} s", highlight=False)
     if picture is not None:
         console.print(f"timeline: {escape(str(picture))}", highlight=False, soft_wrap=True)
+    if answer.tracks:
+        names = ", ".join(escape(printable(track.object_id)) or "unnamed" for track in answer.tracks)
+        console.print(f"objects with masks: {len(answer.tracks)} ({names})", highlight=False)
+    if drawn_masks is not None:
+        size = f"{frames} frames of {width}x{height}"
+        console.print(f"masks: {escape(str(drawn_masks))} ({size})", highlight=False, soft_wrap=True)
+    elif args.mp4 is not None and not answer.tracks:
+        console.print("the answer has no masks, so no video was written", highlight=False)
     return 0
 
 

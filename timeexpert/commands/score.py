@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
     from timeexpert.errors import UserError
     from timeexpert.evaluation.file_tasks import FILE_TASKS
-    from timeexpert.evaluation.tasks import TASKS, check_convention, named
+    from timeexpert.evaluation.tasks import TASKS, check_convention, expanded, named
 
     console = Console(stderr=args.json)
     if args.oracle is not None:
@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"give {usage}, or --oracle DIR; {len(args.files)} files were given.")
     if not args.task:
         raise UserError(f"give --task: one or more of {', '.join(known)}.")
+    args.task = expanded(args.task)
     tasks = [named(known, name) for name in args.task]
     check_convention(tasks, args.convention)
     return _compare(args, console) if args.compare else _score(args, console)
@@ -143,6 +144,7 @@ def _compare(args: argparse.Namespace, console: Console) -> int:
 def _scored(args: argparse.Namespace, path: Path, references: Path) -> tuple[dict[str, Scored], dict[str, Any]]:
     """Every task's scores, and what is to be said of the two files."""
     from timeexpert.data.formats import read_durations
+    from timeexpert.errors import UserError
     from timeexpert.evaluation.file_tasks import FILE_TASKS, Given
     from timeexpert.evaluation.files import match, read_predictions, read_references
     from timeexpert.evaluation.results import Scored
@@ -151,11 +153,12 @@ def _scored(args: argparse.Namespace, path: Path, references: Path) -> tuple[dic
     durations = read_durations(args.durations) if args.durations else None
     predictions, paths = None, Given(path, references)
     asked: dict[str, list[Reference]] = {}
+    in_rows = paths.holds_loombench
     scored: dict[str, Scored] = {}
     matching: dict[str, Any] = {}
     with meteor_for([{**TASKS, **FILE_TASKS}[name] for name in args.task]) as meteor:
         for name in args.task:
-            if name in FILE_TASKS:
+            if name in FILE_TASKS and (in_rows or name not in TASKS):
                 scores, extra = FILE_TASKS[name].score(paths, args.convention, meteor)
                 scored[name], by = Scored([], [], scores), "name"
             else:
@@ -164,18 +167,24 @@ def _scored(args: argparse.Namespace, path: Path, references: Path) -> tuple[dic
                 if task.asks not in asked:
                     given = {"format": args.references_format, "durations": durations, "also": args.also_references}
                     asked[task.asks] = read_references(references, task.asks, **given)
-                matched = match(asked[task.asks], predictions)
-                samples = [reference.sample for reference in asked[task.asks]]
+                own = [reference for reference in asked[task.asks] if task.takes(reference.sample)]
+                if not own:
+                    raise UserError(
+                        f"{references}: holds no {name} question. Give other references, or another --task."
+                    )
+                matched = match(own, predictions)
+                samples = [reference.sample for reference in own]
                 scores = score_task(task, samples, matched.told, args.convention, meteor)
                 scored[name], by, extra = Scored(samples, matched.told, scores), matched.key, matched.extra
             matching[name] = {"matched_by": by, "extra": len(extra), "extra_ids": extra[:NAMED]}
+    bad_rows = [*(predictions.bad_rows if predictions else []), *paths.bad_rows]
     files = {
         "references": str(references),
         "format": predictions.format if predictions else None,
         "matching": matching,
-        "bad_rows": len(predictions.bad_rows) if predictions else 0,
-        "bad_row_places": predictions.bad_rows[:NAMED] if predictions else [],
-        "repeated": predictions.repeated if predictions else 0,
+        "bad_rows": len(bad_rows),
+        "bad_row_places": bad_rows[:NAMED],
+        "repeated": (predictions.repeated if predictions else 0) + paths.repeated,
     }
     return scored, files
 

@@ -93,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
         settings = ServerSettings(
             model=args.model.resolve().name,
             frame_size=predictor.answering.image_size,
+            draws_masks=predictor.draws_masks,
             api_key=key,
             allowed_folder=args.allowed_local_media_path,
             allowed_domains=tuple(domain.lower() for domain in args.allowed_media_domains),

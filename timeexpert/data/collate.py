@@ -73,10 +73,19 @@ class TurnMasks:
     tracks: tuple[MaskTrack, ...]
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What of a clip an answer is about: the frames of its row, and the whole video's duration (seconds; None where
+    nothing says it). Answers that count in frames need both."""
+
+    num_frames: int
+    duration_s: float | None
+
+
 @dataclass
 class Row:
     """One video with its questions, as lists of ids; ``dataset``: its place in a mix; ``masks``: of the answers that
-    have some."""
+    have some; ``seed``: for what a family draws of it."""
 
     ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
@@ -87,6 +96,7 @@ class Row:
     sample_ids: list[str] = field(default_factory=list)
     masks: list[TurnMasks] = field(default_factory=list)
     dataset: int = 0
+    seed: int = 0
 
     def add(self, ids: Sequence[int], turn: int, start: int, labelled: bool) -> None:
         """Append ids of one turn at positions ``start``, ``start + 1``, ..."""
@@ -119,11 +129,11 @@ class RowWriter(Protocol):
         """How many ids :meth:`video` gives for that many frames."""
         ...
 
-    def question(self, prompt: str, times_s: Sequence[float]) -> list[int]:
-        """Ids behind the video, up to where the answer begins."""
+    def question(self, prompt: str, times_s: Sequence[float], task: str | None = None) -> list[int]:
+        """Ids behind the video, up to where the answer begins. ``task``: what is asked for, where that is known."""
         ...
 
-    def answer(self, task: str, events: EventSequence, objects: int = 0) -> list[int]:
+    def answer(self, task: str, events: EventSequence, objects: int = 0, shown: Shown | None = None) -> list[int]:
         """Ids of the answer, the end of sequence included. ``objects``: how many tracks of masks belong to it."""
         ...
 
@@ -152,11 +162,11 @@ class EventWriter:
         """As :class:`RowWriter`."""
         return len(self.text.prompt("")[0]) + num_frames * (self.tokens_per_frame + self.codec.time_format.width)
 
-    def question(self, prompt: str, times_s: Sequence[float]) -> list[int]:
+    def question(self, prompt: str, times_s: Sequence[float], task: str | None = None) -> list[int]:
         """As :class:`RowWriter`."""
         return self.text.prompt(prompt)[1]
 
-    def answer(self, task: str, events: EventSequence, objects: int = 0) -> list[int]:
+    def answer(self, task: str, events: EventSequence, objects: int = 0, shown: Shown | None = None) -> list[int]:
         """As :class:`RowWriter`; masks have no tokens here."""
         return self.codec.encode(events, pairs=task in SEGMENT_TASKS)
 
@@ -172,12 +182,14 @@ def build_row(
     times_s: Sequence[float],
     reading: Reading,
     frame_times_s: Sequence[float] | None = None,
+    duration_s: float | None = None,
 ) -> tuple[Row, list[tuple[str, str]]]:
     """The token row of one video with several questions, and what was left out with its reason.
 
     Questions that would exceed ``max_tokens`` are left out whole; the first one may lose trailing events
     instead (never a part of an event, and none where masks belong to them). ``times_s``: of the frames, as the writer
-    shows them; ``frame_times_s``: the exact ones, where they differ, for which the masks are taken.
+    shows them; ``frame_times_s``: the exact ones, where they differ, for which the masks are taken; ``duration_s``: of
+    the video, where it was read, else as the samples say.
     """
     exact_s = times_s if frame_times_s is None else frame_times_s
     row, dropped = Row(frames=frames, times_s=tuple(times_s)), []
@@ -185,18 +197,19 @@ def build_row(
     start = len(row.ids)
     for sample in samples:
         try:
-            suffix = writer.question(sample.prompt, row.times_s)
+            suffix = writer.question(sample.prompt, row.times_s, sample.task)
+            shown = Shown(len(row.times_s), duration_s or sample.duration_s)
             events = _merged(snap_events(sample.events, row.times_s, reading.snap))  # type: ignore[arg-type]
             objects = len(sample.tracks)
             tracks = tuple(track.at(exact_s) for track in sample.tracks)
             for track in tracks:
                 track.check()
-            answer = writer.answer(sample.task, events, objects)
+            answer = writer.answer(sample.task, events, objects, shown)
             room = reading.max_tokens - len(row.ids) - len(suffix)
             kept = len(events)
             while len(answer) > room and kept > 1 and not row.sample_ids and not objects:
                 kept -= 1
-                answer = writer.answer(sample.task, EventSequence(events.events[:kept]))
+                answer = writer.answer(sample.task, EventSequence(events.events[:kept]), objects, shown)
             if len(answer) > room:
                 dropped.append((sample.id, f"does not fit into max_tokens ({reading.max_tokens})"))
                 continue
@@ -311,8 +324,10 @@ class BatchLoader:
         total = self.writer.video_length(frames)
         for sample in samples:
             try:
-                question = self.writer.question(sample.prompt, uniform_times(sample.duration_s or 1.0, frames).tolist())
-                total += len(question) + len(self.writer.answer(sample.task, sample.events, len(sample.tracks)))
+                times_s = uniform_times(sample.duration_s or 1.0, frames).tolist()
+                shown = Shown(frames, sample.duration_s)
+                total += len(self.writer.question(sample.prompt, times_s, sample.task))
+                total += len(self.writer.answer(sample.task, sample.events, len(sample.tracks), shown))
             except UserError:
                 continue  # reported when the batch is loaded
         return min(total, reading.max_tokens)
@@ -325,7 +340,7 @@ class BatchLoader:
         video = int(source.videos[ref.index])
         mode = "random" if reading.sampling == "random" else "uniform"
         try:
-            frames, times_s, _ = self.reader.read(
+            frames, times_s, duration_s = self.reader.read(
                 source.dataset.entries[video].sha256,
                 lambda: source.dataset.video_media(video),
                 count,
@@ -335,8 +350,8 @@ class BatchLoader:
             shown_s = self.writer.shown_s(times_s)
         except UserError as error:
             return None, [(sample.id, str(error)) for sample in samples]
-        row, dropped = build_row(self.writer, samples, frames, shown_s, reading, times_s.tolist())
-        row.dataset = ref.dataset
+        row, dropped = build_row(self.writer, samples, frames, shown_s, reading, times_s.tolist(), duration_s)
+        row.dataset, row.seed = ref.dataset, int(rng.integers(2**32))
         return (row if row.sample_ids else None), dropped
 
     def __call__(self, refs: list[SampleRef]) -> VideoBatch | list[tuple[str, str]]:

@@ -268,6 +268,12 @@ def _read_reply(data: bytes) -> tuple[str, dict[str, int] | None]:
     return text, {name: usage[name] for name in names}
 
 
+def unfenced(text: str) -> str:
+    """The text of an answer, without the one code fence that may stand around all of it."""
+    text = text.strip()
+    return text[text.index("\n") : -3] if text.startswith("```") and text.endswith("```") and "\n" in text else text
+
+
 def _key_from(name: str | None) -> str | None:
     if name is None:
         return None

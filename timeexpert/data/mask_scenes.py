@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -93,7 +94,9 @@ def mask_questions(scene: Scene, config: SynthConfig, tracks: Sequence[MaskTrack
             prompt = str(rng.choice(wordings)).format(**words)
             if kind == "when" and task not in config.tasks:
                 continue
-            meta = {"question_kind": kind} if kind else {}
+            meta: dict[str, Any] = {"question_kind": kind} if kind else {}
+            if kind == "combined":  # which is asked twice: for the segment, then for the masks
+                meta["prompts"] = {"when": WHEN[0].format(**words), "where": prompt}
             masks = () if kind == "when" else (track,)
             out.append(scene_sample(scene, len(out), task, prompt, [answer], meta, masks))
     return out

@@ -18,8 +18,8 @@ from . import bidirectional, etbench, loombench, segmentation, video_highlights,
 from .errors import MISSING, EvaluationError
 from .files import read_predictions
 from .frame_labels import FrameLabels, read_frame_labels
-from .loom_files import read_answers, read_questions
-from .loombench import LoomAnswer, LoomQuestion
+from .loom_files import LoomAnswers, is_questions, read_answers, read_questions
+from .loombench import LoomQuestion
 from .mask_files import MaskFolder, PredictedMasks
 from .meteor import Meteor
 from .scores import Scores
@@ -37,11 +37,25 @@ class Given:
         """E.T. Bench's rows of the references, and of the predictions."""
         return _rows(self.references), _rows(self.predictions)
 
+    @property
+    def holds_loombench(self) -> bool:
+        """Whether the references are LoomBench's rows, and not samples."""
+        return is_questions(self.references)
+
     @cached_property
-    def loombench(self) -> tuple[dict[str, LoomQuestion], dict[str, LoomAnswer | None]]:
-        """LoomBench's questions and the answers to them, masks decoded."""
-        questions = read_questions(self.references)
-        return questions, read_answers(self.predictions, questions)
+    def loombench(self) -> tuple[dict[str, LoomQuestion], LoomAnswers]:
+        """LoomBench's questions and the answers to them."""
+        return read_questions(self.references), read_answers(self.predictions)
+
+    @property
+    def bad_rows(self) -> list[str]:
+        """Rows of the predictions that were read and name no question; so far LoomBench's."""
+        return self.loombench[1].bad_rows if "loombench" in self.__dict__ else []
+
+    @property
+    def repeated(self) -> int:
+        """Answers among them to a question that had one."""
+        return self.loombench[1].repeated if "loombench" in self.__dict__ else 0
 
 
 @dataclass(frozen=True)
@@ -103,14 +117,15 @@ def _masks(score: Callable[..., Scores], given: Given, convention: str, _: Meteo
     return score(truth, told, convention=convention), extra
 
 
-def _loombench(kind: Any, given: Given, convention: str, _: Meteor | None) -> Any:
+def _loombench(kind: Any, control: str | None, given: Given, convention: str, _: Meteor | None) -> Any:
     """Rows of questions of all kinds and rows of answers, by id; the one kind is scored."""
     questions, answers = given.loombench
     asked = {name: question for name, question in questions.items() if question.kind == kind}
     if not asked:
         raise EvaluationError(f"{given.references}: holds no question of the kind {kind!r}. Choose another --task.")
-    told = {name: answer for name, answer in answers.items() if name in asked}
-    return loombench.loombench(asked, told, convention=convention)[kind], [n for n in answers if n not in questions]
+    told = {name: answer for name, answer in answers.by_id.items() if name in asked}
+    scores = loombench.loombench_kind(kind, asked, told, convention=convention, control=control)
+    return scores, [n for n in answers.by_id if n not in questions]
 
 
 def _frame_labels(given: Given, convention: str, _: Meteor | None) -> Any:
@@ -201,12 +216,13 @@ _ALL = (
     ),
     *(
         FileTask(
-            f"loombench_{kind}",
-            f"LoomBench {kind}: rows with id, kind, segment_s, masks",
+            row.name,
+            f"{row.summary}; rows with id, kind, segment_s, masks, or samples",
             bidirectional.CONVENTIONS,
-            partial(_loombench, kind),
+            partial(_loombench, row.kind, row.control),
+            headline=row.headline,
         )
-        for kind in loombench.KINDS
+        for row in loombench.ROWS
     ),
 )
 FILE_TASKS: dict[str, FileTask] = {task.name: task for task in _ALL}

@@ -7,7 +7,8 @@ object is not seen. An answer: ``{"id", "segment_s", "masks"}``, each where its 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def read_questions(path: Path) -> dict[str, LoomQuestion]:
         masks = times = None
         if kind != "when":
             times = _times(row.value.get("frame_times_s"), where)
-            masks = _masks(row.value.get("masks"), len(times), where)
+            _masks(row.value.get("masks"), len(times), where)  # now an error says where it stands
+            masks = partial(_masks, row.value.get("masks"), len(times), where)
         if not isinstance(segment, list) or len(segment) != 2 or not all(type(t) in (int, float) for t in segment):
             raise EvaluationError(f"{where}: segment_s ({segment!r}) must be a list of two numbers of seconds.")
         questions[name] = LoomQuestion(kind, (float(segment[0]), float(segment[1])), masks, times)
@@ -48,24 +50,41 @@ def read_questions(path: Path) -> dict[str, LoomQuestion]:
     return questions
 
 
-def read_answers(path: Path, questions: Mapping[str, LoomQuestion]) -> dict[str, LoomAnswer | None]:
-    """Answers by id, the first of each; ``None`` where the row, or its masks, could not be read. A row without an id
-    names no question and is left out."""
+@dataclass(frozen=True)
+class LoomAnswers:
+    """The answers of one file by id, the first of each. ``bad_rows``: places that name no question, and why;
+    ``repeated``: how many answers name a question that had one."""
+
+    by_id: dict[str, LoomAnswer | None]
+    bad_rows: list[str]
+    repeated: int
+
+
+def read_answers(path: Path) -> LoomAnswers:
+    """Every row of a file of answers. Masks are decoded when they are scored; those that cannot be count as an answer
+    that did not parse."""
     answers: dict[str, LoomAnswer | None] = {}
+    bad: list[str] = []
+    repeated = 0
     for row in json_lines(path):
         name = _id(row)
-        if name is None or name in answers:
-            continue
-        question = questions.get(name)
-        masks = row.value.get("masks")
-        if masks is not None and question is not None and question.masks is not None:
-            try:
-                masks = _masks(masks, len(question.masks), path, question.masks.shape[1:])
-            except EvaluationError:  # counted as an answer that did not parse
-                answers[name] = None
-                continue
-        answers[name] = LoomAnswer(row.value.get("segment_s"), masks)
-    return answers
+        if name is None:
+            bad.append(f"{row.where}: {row.problem.rstrip('.') or 'no object with a string id'}")
+        elif name in answers:
+            repeated += 1
+        else:
+            masks = row.value.get("masks")
+            told = None if masks is None else partial(_told_masks, masks)
+            answers[name] = LoomAnswer(row.value.get("segment_s"), told)
+    return LoomAnswers(answers, bad, repeated)
+
+
+def is_questions(path: Path) -> bool:
+    """Whether ``path`` is a file of LoomBench's rows, and not of samples: told by the first row that is an object."""
+    if not path.is_file():
+        return False
+    row = next((row.value for row in json_lines(path) if not row.problem and isinstance(row.value, dict)), {})
+    return not {"task", "prompt", "events"} <= row.keys()
 
 
 def _id(row: Row) -> str | None:
@@ -83,16 +102,21 @@ def _times(value: Any, where: object) -> NDArray[np.float64]:
     return times
 
 
-def _masks(value: Any, num_frames: int, where: object, size: tuple[int, ...] | None = None) -> NDArray[np.bool_]:
-    """Masks [T, H, W]; their size is that of the first frame that has one, unless ``size`` is given."""
+def _masks(value: Any, num_frames: int, where: object) -> NDArray[np.bool_]:
+    """Masks [T, H, W]; their size is that of the first frame that has one."""
     if not isinstance(value, list):
         raise EvaluationError(f"{where}: masks must be a list with a run-length mask, or null, per frame.")
-    if size is None:
-        shown = next((frame for frame in value if frame is not None), None)
-        if shown is None:
-            raise EvaluationError(f"{where}: masks are null in every frame; a question needs a frame with its object.")
+    shown = next((frame for frame in value if frame is not None), None)
+    if shown is None:
+        raise EvaluationError(f"{where}: masks are null in every frame; a question needs a frame with its object.")
     try:
-        rows, columns = size or mask_size(shown)
-        return decode_masklet(value, size=(rows, columns), num_frames=num_frames)
+        return decode_masklet(value, size=mask_size(shown), num_frames=num_frames)
     except MaskError as error:
         raise EvaluationError(f"{where}: masks: {error}") from None
+
+
+def _told_masks(value: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Masks [T, H, W] of an answer, of ``size`` (H, W). Raises :class:`MaskError`."""
+    if not isinstance(value, list):
+        raise MaskError("masks must be a list with a run-length mask, or null, per frame.")
+    return decode_masklet(value, size=size, num_frames=len(value))

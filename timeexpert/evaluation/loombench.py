@@ -4,17 +4,23 @@
 it: J&F over its frames, averaged over questions. *Combined* asks for both: bidirectional-foreground J&F and temporal
 IoU. As the paper asks twice for Combined (a segment, then masks), predicted masks count inside the predicted segment
 only; an answer with masks alone has the span of its masks as its segment.
+
+Two controls are scored on the same answers to Combined questions: what would remain of them without masks
+(``time_only``: the predicted segment with a box around the whole frame), and without a segment (``mask_only``: the
+predicted masks over the whole video).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from timeexpert.data.mask_rle import MaskError
 
 from .bidirectional import CONVENTIONS, Foreground, foreground_scores, foreground_table, masklet_span
 from .conventions import chosen, policies
@@ -27,26 +33,52 @@ from .video_objects import is_masks
 Kind = Literal["when", "where", "combined"]
 KINDS: tuple[Kind, ...] = ("when", "where", "combined")
 WHEN_THRESHOLD = 0.5
+CONTROLS = {"time_only": "the whole frame, in the predicted segment", "mask_only": "over the whole video"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of LoomBench's table."""
+
+    kind: Kind
+    control: str | None
+    summary: str
+    headline: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """``loombench_combined_time_only``."""
+        return "_".join(filter(None, ("loombench", self.kind, self.control)))
+
+
+_BOTH = ("jf_bi_fore", "jf_bi_fore_question_mean", "tiou", "jf_p", "jf_g")
+ROWS = (
+    Row("when", None, "LoomBench when: R1@0.5 and temporal IoU", ("r1_0.5", "tiou")),
+    Row("where", None, "LoomBench where: J&F in the given segment", ("jf", "j", "f")),
+    Row("combined", None, "LoomBench combined: bidirectional-foreground J&F, temporal IoU", _BOTH),
+    *(Row("combined", name, f"the control to LoomBench combined: {what}", _BOTH) for name, what in CONTROLS.items()),
+)
 
 
 @dataclass(frozen=True, eq=False)
 class LoomQuestion:
     """A question and its truth. ``segment_s`` is (start, end) in seconds: what *When* and *Combined* ask for and what
-    *Where* names. *Where* and *Combined* have ``masks`` [T, H, W] and the ``frame_times_s`` [T] of these frames."""
+    *Where* names. *Where* and *Combined* have ``masks`` [T, H, W] (or a function that decodes them, for a benchmark's
+    masks together fill no memory) and the ``frame_times_s`` [T] of these frames."""
 
     kind: Kind
     segment_s: tuple[float, float]
-    masks: NDArray[Any] | None = None
+    masks: NDArray[Any] | Callable[[], NDArray[Any]] | None = None
     frame_times_s: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class LoomAnswer:
     """``segment_s`` for *When* and *Combined*, ``masks`` [T, H, W] on the question's frames for *Where* and
-    *Combined*; ``None`` is what was not answered or did not parse."""
+    *Combined* (or a function from their size (H, W) to them); ``None`` is what was not answered or did not parse."""
 
     segment_s: tuple[float, float] | None = None
-    masks: NDArray[Any] | None = None
+    masks: NDArray[Any] | Callable[[tuple[int, int]], NDArray[Any]] | None = None
 
 
 def loombench(
@@ -59,22 +91,35 @@ def loombench(
     that lacks what its kind needs, scores 0. ``convention`` is one of the bidirectional foreground's. Raises
     :class:`EvaluationError` naming a question whose truth is none.
     """
+    for name, question in questions.items():
+        _check(name, question)
+    kinds = {question.kind for question in questions.values()}
+    return {kind: loombench_kind(kind, questions, answers, convention=convention) for kind in KINDS if kind in kinds}
+
+
+def loombench_kind(
+    kind: Kind,
+    questions: Mapping[str, LoomQuestion],
+    answers: Mapping[str, LoomAnswer | None],
+    *,
+    convention: str = "strict",
+    control: str | None = None,
+) -> Scores:
+    """The one kind of :func:`loombench`. ``control``: of :data:`CONTROLS`, for *Combined*."""
     chosen(CONVENTIONS, convention, "LoomBench")
     for name, question in questions.items():
         _check(name, question)
-    scored: dict[Kind, Scores] = {}
-    for kind, score in zip(KINDS, (_when, _where, _combined), strict=True):
-        asked = {name: question for name, question in questions.items() if question.kind == kind}
-        if asked:
-            scored[kind] = score(asked, answers, convention)
-    return scored
+    asked = {name: question for name, question in questions.items() if question.kind == kind}
+    if kind == "combined":
+        return _combined(asked, answers, convention, control)
+    return (_when if kind == "when" else _where)(asked, answers, convention)
 
 
 def _when(asked: Mapping[str, LoomQuestion], answers: Mapping[str, LoomAnswer | None], convention: str) -> Scores:
     told = [_segment(answers.get(name)) for name in asked]
     true = [question.segment_s for question in asked.values()]
     ious = [0.0 if segment is None else temporal_iou(segment, t) for segment, t in zip(told, true, strict=True)]
-    table = np.array([[1.0, iou >= WHEN_THRESHOLD, iou] for iou in ious], dtype=np.float64)
+    table = np.array([[1.0, iou >= WHEN_THRESHOLD, iou] for iou in ious], dtype=np.float64).reshape(-1, 3)
     return Scores(
         family="loombench_when",
         items=list(asked),
@@ -92,12 +137,13 @@ def _where(asked: Mapping[str, LoomQuestion], answers: Mapping[str, LoomAnswer |
     parsed = 0
     for row, (name, question) in zip(table, asked.items(), strict=True):
         row[0] = 1.0
-        told = _masks(answers.get(name), question)
+        true = _true_masks(name, question)
+        told = _masks(answers.get(name), true.shape)
         if told is None:
             continue
         parsed += 1
         inside = _inside(question, question.segment_s)
-        row[1:] = [values.mean() for values in frame_scores(_true_masks(question)[inside], told[inside])]
+        row[1:] = [values.mean() for values in frame_scores(true[inside], told[inside])]
     figures = _where_figures(table)
     return Scores(
         family="loombench_where",
@@ -111,23 +157,34 @@ def _where(asked: Mapping[str, LoomQuestion], answers: Mapping[str, LoomAnswer |
     )
 
 
-def _combined(asked: Mapping[str, LoomQuestion], answers: Mapping[str, LoomAnswer | None], convention: str) -> Scores:
+def _combined(
+    asked: Mapping[str, LoomQuestion],
+    answers: Mapping[str, LoomAnswer | None],
+    convention: str,
+    control: str | None,
+) -> Scores:
     rules = CONVENTIONS[convention]
     found: dict[str, Foreground | None] = {}
     for name, question in asked.items():
-        told = _masks(answers.get(name), question)
+        true = _true_masks(name, question)
+        told, segment = _masks(answers.get(name), true.shape), _segment(answers.get(name))
+        if control == "time_only":
+            told = None if segment is None else np.ones(true.shape, dtype=bool)
         if told is None:
             found[name] = None
             continue
-        segment = _segment(answers.get(name)) or _shown_segment(told, question)
-        true = np.where(_inside(question, question.segment_s)[:, None, None], _true_masks(question), 0)
+        if control == "mask_only":
+            segment = (float(_times(question)[0]), float(_times(question)[-1]))
+        segment = segment or _shown_segment(told, question)
+        true = np.where(_inside(question, question.segment_s)[:, None, None], true, 0)
         kept = _inside(question, segment) if segment else np.zeros(len(told), dtype=bool)
         scores = foreground_scores(true, np.where(kept[:, None, None], told, 0), span=rules.span)
         tiou = temporal_iou(segment, question.segment_s) if segment else 0.0
         found[name] = replace(scores, tiou=tiou)
     answered = sum(name in answers for name in asked)
-    kept_masks = {"masks": "inside the predicted segment", **policies(rules)}
-    return foreground_table("loombench_combined", found, answered, convention, kept_masks)
+    kept_masks = {"masks": CONTROLS.get(control or "", "inside the predicted segment"), **policies(rules)}
+    family = f"loombench_combined_{control}" if control else "loombench_combined"
+    return foreground_table(family, found, answered, convention, kept_masks)
 
 
 def _check(name: str, question: LoomQuestion) -> None:
@@ -139,11 +196,11 @@ def _check(name: str, question: LoomQuestion) -> None:
         )
     if question.kind == "when":
         return
-    masks, times = question.masks, question.frame_times_s
-    if not is_masks(masks) or masks.ndim != 3 or times is None or np.shape(times) != masks.shape[:1]:  # type: ignore[union-attr]
-        raise EvaluationError(
-            f"{name}: a {question.kind} question needs masks [T, H, W] and frame_times_s [T] of the same frames."
-        )
+    times = question.frame_times_s
+    if question.masks is None or times is None or np.ndim(times) != 1:
+        raise _lacks_masks(name, question)
+    if not callable(question.masks):
+        _true_masks(name, question)
     if not np.isfinite(times).all() or (np.diff(times) <= 0).any():
         raise EvaluationError(f"{name}: frame_times_s must be finite and rise from frame to frame.")
     if not _inside(question, question.segment_s).any():
@@ -163,14 +220,26 @@ def _segment(said: LoomAnswer | LoomQuestion | None) -> tuple[float, float] | No
     return (start_s, end_s) if math.isfinite(start_s) and math.isfinite(end_s) and start_s < end_s else None
 
 
-def _masks(answer: LoomAnswer | None, question: LoomQuestion) -> NDArray[Any] | None:
+def _masks(answer: LoomAnswer | None, shape: tuple[int, ...]) -> NDArray[Any] | None:
     masks = None if answer is None else answer.masks
-    return masks if is_masks(masks) and masks.shape == _true_masks(question).shape else None  # type: ignore[union-attr]
+    try:
+        told = masks(shape[1:]) if callable(masks) else masks  # type: ignore[arg-type]
+    except MaskError:  # an answer that did not parse
+        return None
+    return told if is_masks(told) and told.shape == shape else None  # type: ignore[union-attr]
 
 
-def _true_masks(question: LoomQuestion) -> NDArray[Any]:
-    assert question.masks is not None
-    return question.masks
+def _true_masks(name: str, question: LoomQuestion) -> NDArray[Any]:
+    masks = question.masks() if callable(question.masks) else question.masks
+    if not is_masks(masks) or masks.ndim != 3 or np.shape(question.frame_times_s) != masks.shape[:1]:  # type: ignore[union-attr]
+        raise _lacks_masks(name, question)
+    return masks  # type: ignore[return-value]
+
+
+def _lacks_masks(name: str, question: LoomQuestion) -> EvaluationError:
+    return EvaluationError(
+        f"{name}: a {question.kind} question needs masks [T, H, W] and frame_times_s [T] of the same frames."
+    )
 
 
 def _times(question: LoomQuestion) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from timeexpert.data.mask_tracks import MaskTrack
 from timeexpert.data.records import Sample
 from timeexpert.tokenization import EventError, EventSequence
 
@@ -17,7 +18,8 @@ class Answer:
     """What came back for one question. ``events`` is ``None`` when nothing could be asked (``error`` says why).
 
     ``text`` is the answer as the model wrote it. ``decode_s`` and ``generate_s`` are the seconds that the whole batch
-    of ``batch`` questions took to read its videos and to be answered; 0 questions: not measured.
+    of ``batch`` questions took to read its videos and to be answered; 0 questions: not measured. ``tracks``: the masks
+    of each object that the answer shows.
     """
 
     events: EventSequence | None
@@ -29,6 +31,7 @@ class Answer:
     batch: int = 0
     decode_s: float = 0.0
     generate_s: float = 0.0
+    tracks: tuple[MaskTrack, ...] = ()
 
     @property
     def parsed(self) -> bool:
@@ -44,7 +47,7 @@ class Told:
     reversed, NaN or infinite); ``scores`` and ``texts`` are empty, or one per segment. ``clip_scores`` is a score per
     2-second clip, where the file has those. ``text`` is the answer's raw text, where there is one; with ``from_text``
     it is all there is, and times are read from it. ``problem`` says why the answer did not parse; what of it could be
-    read is then not scored.
+    read is then not scored. ``tracks``: masks, an object each.
     """
 
     segments_s: tuple[tuple[float, float], ...] = ()
@@ -55,6 +58,7 @@ class Told:
     from_text: bool = False
     problem: str | None = None
     duration_s: float | None = None  # of the video, where the predictor says it
+    tracks: tuple[MaskTrack, ...] = ()
 
     @classmethod
     def of(cls, answer: Answer) -> Told | None:
@@ -70,11 +74,12 @@ class Told:
             text=untimed or answer.text or None,
             problem=answer.problems[0]["reason"] if answer.problems else None,
             duration_s=answer.duration_s,
+            tracks=answer.tracks,
         )
 
 
 def answer_row(sample: Sample, answer: Answer) -> dict[str, Any]:
-    """One line of predictions.jsonl: the question, its truth and its answer."""
+    """One line of predictions.jsonl: the question, its truth and its answer; ``tracks`` where it has masks."""
     row = {
         "id": sample.id,
         "video": sample.video,
@@ -90,6 +95,8 @@ def answer_row(sample: Sample, answer: Answer) -> dict[str, Any]:
         "error": answer.error,
         "meta": sample.meta,
     }
+    if answer.tracks:
+        row["tracks"] = [track.to_json() for track in answer.tracks]
     if answer.batch:
         row["batch"] = {"questions": answer.batch, "decode_s": answer.decode_s, "generate_s": answer.generate_s}
     return row
@@ -110,6 +117,7 @@ def answer_of_row(row: Mapping[str, Any]) -> Answer:
             int(batch.get("questions", 0)),
             float(batch.get("decode_s", 0.0)),
             float(batch.get("generate_s", 0.0)),
+            tuple(MaskTrack.from_json(track) for track in row.get("tracks") or ()),
         )
     except (KeyError, TypeError, ValueError, AttributeError, EventError) as error:
         raise EvaluationError(f"not an answer that was written here: {type(error).__name__}: {error}.") from None

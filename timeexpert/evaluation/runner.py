@@ -22,20 +22,28 @@ from .errors import EvaluationError
 from .meteor import Meteor
 from .records import Answer, Told, answer_row
 from .results import Scored
-from .tasks import score_task, task_named
+from .tasks import GROUPS, TASKS, score_task, task_named
 
-SCORED_TASKS = ("moment_retrieval", "dense_captioning", "highlight_detection", "action_segmentation")
+SCORED_TASKS = (
+    *("moment_retrieval", "dense_captioning", "highlight_detection", "action_segmentation"),
+    *(name for name in GROUPS["loombench"] if not TASKS[name].needs_masks),
+)
+
+
+def scored_tasks(draws_masks: bool) -> tuple[str, ...]:
+    """What is scored where no task is named: all that a model can answer."""
+    return tuple(dict.fromkeys((*SCORED_TASKS, *(GROUPS["loombench"] if draws_masks else ()))))
 
 
 def choose(samples: Sequence[Sample], max_per_task: int | None, tasks: Sequence[str] = SCORED_TASKS) -> list[Sample]:
-    """The questions of ``tasks``, at most ``max_per_task`` of each, spread evenly over the data set."""
-    chosen: list[Sample] = []
-    for task in tasks:
-        own = [s for s in samples if s.task == task]
+    """The questions of ``tasks``, at most ``max_per_task`` of each, spread evenly over the data set; each once."""
+    chosen: dict[str, Sample] = {}
+    for task in [task_named(name) for name in tasks]:
+        own = [s for s in samples if task.takes(s)]
         if max_per_task is not None and len(own) > max_per_task:
             own = [own[i] for i in np.linspace(0, len(own) - 1, max_per_task).astype(int)]
-        chosen += own
-    return chosen
+        chosen |= {sample.id: sample for sample in own}
+    return list(chosen.values())
 
 
 def scored_questions(
@@ -46,9 +54,11 @@ def scored_questions(
     ``tasks`` are names of :data:`TASKS`. Raises :class:`EvaluationError` where no question is scored, or names the
     question whose truth cannot be.
     """
-    asks = dict.fromkeys(task_named(name).asks for name in tasks)
-    chosen = choose(samples, max_per_task, list(asks))
+    chosen = choose(samples, max_per_task, tasks)
     if not chosen:
+        wanted = [task_named(name) for name in tasks]
+        asks = dict.fromkeys(task.asks for task in wanted if task.kind is None)
+        asks |= dict.fromkeys(task.name for task in wanted if task.kind is not None and task.asks not in asks)
         words = " or ".join(", ".join(ask.replace("_", " ") for ask in asks).rsplit(", ", 1))
         raise EvaluationError(f"{where}: holds no {words} question. Choose other held-out data.")
     for sample in chosen:
@@ -69,6 +79,7 @@ def evaluate(
     *,
     batch_size: int,
     predictions: Path | None = None,
+    tasks: Sequence[str] = SCORED_TASKS,
 ) -> Iterator[tuple[int, dict[str, Any] | None]]:
     """Yield (questions done, None) after each batch, then (all, figures). ``predictions``: file for the answers.
 
@@ -83,7 +94,7 @@ def evaluate(
     in_order = [by_id[sample.id] for sample in samples]
     if predictions is not None:
         write_predictions(predictions, samples, in_order)
-    yield len(samples), score(samples, in_order)
+    yield len(samples), score(samples, in_order, tasks)
 
 
 def batches(samples: Sequence[Sample], batch_size: int) -> Iterator[list[Sample]]:
@@ -132,7 +143,7 @@ def scored_task(
 ) -> Scored:
     """One task of :data:`TASKS` on those of ``samples`` that it asks."""
     task = task_named(name)
-    own = [(s, Told.of(a)) for s, a in zip(samples, answers, strict=True) if s.task == task.asks]
+    own = [(s, Told.of(a)) for s, a in zip(samples, answers, strict=True) if task.takes(s)]
     asked, told = [s for s, _ in own], [t for _, t in own]
     return Scored(asked, told, score_task(task, asked, told, convention, meteor))
 

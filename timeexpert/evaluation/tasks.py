@@ -9,16 +9,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from timeexpert.data.records import Sample
 from timeexpert.errors import did_you_mean
 from timeexpert.tokenization import EventSequence
 
-from . import answer_text, captioning, choices, grounding, highlight_text, highlights, multi_segment, segmentation
+from . import (
+    answer_text,
+    bidirectional,
+    captioning,
+    choices,
+    grounding,
+    highlight_text,
+    highlights,
+    multi_segment,
+    segmentation,
+)
 from .caption_events import TimedCaptions
 from .captioning import dense_captioning
 from .errors import MISSING, EvaluationError
+from .loom_samples import KIND, answer_of, question_of
+from .loombench import ROWS, Row, loombench_kind
 from .meteor import INSTALL, Meteor, MeteorError
 from .moment_map import CONVENTIONS as moment_map_conventions
 from .moment_map import moment_map
@@ -43,6 +56,12 @@ class Task:
     score: Callable[..., Scores]  # (samples, answers, convention), and meteor where it wants one
     headline: tuple[str, ...] = ()  # the figures a table shows; none: all
     wants_meteor: bool = False
+    kind: str | None = None  # of the samples, in meta.question_kind; none: any
+    needs_masks: bool = False
+
+    def takes(self, sample: Sample) -> bool:
+        """Whether it scores answers to ``sample``."""
+        return sample.task == self.asks and self.kind in (None, sample.meta.get(KIND))
 
 
 def _read(told: Told | None, value: Any) -> Any:
@@ -183,6 +202,13 @@ def _yes_no(samples: Sequence[Sample], told: Answers, convention: str) -> Scores
     return choices.yes_no_accuracy(truth, texts, items=_ids(samples), groups=_groups(samples), convention=convention)
 
 
+def _loombench(row: Row, samples: Sequence[Sample], told: Answers, convention: str) -> Scores:
+    questions = {sample.id: question_of(sample) for sample in samples}
+    pairs = zip(samples, (with_times(t, convention) for t in told), strict=True)
+    answers = {sample.id: answer_of(t, questions[sample.id]) for sample, t in pairs if t is not None}
+    return loombench_kind(row.kind, questions, answers, convention=convention, control=row.control)
+
+
 def _groups(samples: Sequence[Sample]) -> dict[str, list[str]]:
     """The groupings of ``meta.groups`` that every question has: ``{"duration": "short", "dimension": "order"}``."""
     every = [groups if isinstance(groups := s.meta.get("groups"), dict) else {} for s in samples]
@@ -245,8 +271,27 @@ _ALL = (
         _multiple_choice,
     ),
     Task("yes_no", "general", "accuracy of yes and no", choices.YES_NO_CONVENTIONS, _yes_no),
+    *(
+        Task(
+            row.name,
+            "moment_retrieval" if row.kind == "when" else "referring_segmentation",
+            row.summary,
+            bidirectional.CONVENTIONS,
+            partial(_loombench, row),
+            row.headline,
+            kind=row.kind,
+            needs_masks=row.kind != "when",
+        )
+        for row in ROWS
+    ),
 )
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}
+GROUPS = {"loombench": tuple(row.name for row in ROWS)}
+
+
+def expanded(names: Sequence[str]) -> list[str]:
+    """``names`` with the members of a group in its place, each once."""
+    return list(dict.fromkeys(member for name in names for member in GROUPS.get(name, (name,))))
 
 
 def task_named(name: str) -> Task:
@@ -258,7 +303,8 @@ def named(tasks: Mapping[str, T], name: str) -> T:
     """The row of ``tasks`` with that name. Raises :class:`EvaluationError` with the names there are."""
     if name not in tasks:
         hint = did_you_mean(name, tasks)
-        raise EvaluationError(f"--task ({name!r}) must be one of {', '.join(tasks)}.{hint}")
+        groups = f", or {', '.join(GROUPS)} for all of a benchmark"
+        raise EvaluationError(f"--task ({name!r}) must be one of {', '.join(tasks)}{groups}.{hint}")
     return tasks[name]
 
 

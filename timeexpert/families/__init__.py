@@ -15,7 +15,7 @@ from timeexpert.errors import UserError
 
 from .base import Family, ModelSettings
 
-FAMILIES = ("timeexpert", "temporal_vlm")
+FAMILIES = ("timeexpert", "temporal_vlm", "video_loom")
 
 
 class FamilyError(UserError):

@@ -91,9 +91,11 @@ class Family(ABC):
     """One family: its classes, and the few things that stages and the predictor ask of them.
 
     ``config_class`` and ``model_class`` are of transformers. The model class offers what
-    :class:`timeexpert.model.protocol.VideoLLM` lists.
+    :class:`timeexpert.model.protocol.VideoLLM` lists. ``draws_masks``: whether its answers may have tracks
+    (:meth:`Answering.tracks`), for which a clip's frames are kept until it is answered.
     """
 
+    draws_masks: bool = False
     config_class: type[Any]
     model_class: type[Any]
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from timeexpert.data.batch import Frames, join_frames
 from timeexpert.data.collate import EventWriter, RowWriter
+from timeexpert.data.mask_tracks import MaskTrack
 from timeexpert.tokenization import (
     EventCodec,
     EventGrammar,
@@ -36,6 +37,7 @@ TASK_LIMITS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "action_segmentation": ((2,), (0,)),
     "moment_retrieval": ((2,), (0,)),
     "highlight_detection": ((1,), (1,)),
+    "referring_segmentation": ((0,), (0,)),  # of models that draw masks: what is shown has no time of its own
 }
 
 
@@ -51,12 +53,13 @@ class Clip:
 @dataclass(frozen=True)
 class Request:
     """One question about one clip. ``task`` narrows the answer (see ``TASK_LIMITS``); ``max_tokens`` is an upper limit
-    of the answer within the model's own."""
+    of the answer within the model's own. Without ``masks`` none are computed, also where the answer names objects."""
 
     clip: Clip
     prompt: str
     task: str | None = None
     max_tokens: int | None = None
+    masks: bool = True
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ class Prediction:
     """The answer: events, what did not parse, which frame times the model saw, and how many tokens it took
     (visual and frame-time tokens are the prompt's, the end of sequence is the completion's). ``text`` is the answer
     as it was written. ``confidences``: one per event, see
-    :func:`timeexpert.model.confidence.event_confidences`; none where numbers are words."""
+    :func:`timeexpert.model.confidence.event_confidences`; none where numbers are words. ``tracks``: the masks of each
+    object that the answer shows, of any one size; where a video is scaled to it, they lie on its frames."""
 
     events: EventSequence
     problems: list[Problem] = field(default_factory=list)
@@ -74,14 +78,17 @@ class Prediction:
     completion_tokens: int = 0
     text: str = ""
     confidences: list[Confidence] = field(default_factory=list)
+    tracks: tuple[MaskTrack, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """JSON object; times in seconds."""
+        """JSON object; times in seconds. ``tracks`` only where there are any."""
+        tracks = {"tracks": [track.to_json() for track in self.tracks]} if self.tracks else {}
         return {
             "events": self.events.to_json(),
             "problems": [{"position": p.position, "reason": p.reason} for p in self.problems],
             "frame_times_s": list(self.frame_times_s),
             "duration_s": self.duration_s,
+            **tracks,
         }
 
 
@@ -122,8 +129,10 @@ class Answering(ABC):
         """Which tokens the answer may have. Raises ``UserError`` where the budget holds no answer."""
 
     @abstractmethod
-    def told(self, tokens: Sequence[int], task: str | None) -> tuple[EventSequence, list[Problem], str]:
-        """The events of a finished answer, what of it did not parse, and its text."""
+    def told(
+        self, tokens: Sequence[int], task: str | None, clip: Clip | None = None
+    ) -> tuple[EventSequence, list[Problem], str]:
+        """The events of a finished answer, what of it did not parse, and its text. ``clip``: what was asked about."""
 
     @abstractmethod
     def events_so_far(self, tokens: Sequence[int], task: str | None) -> EventSequence:
@@ -133,13 +142,17 @@ class Answering(ABC):
         """How sure the model was of each event's numbers; empty where that is not known."""
         return []
 
+    def tracks(self, request: Request, answer: Writing) -> tuple[MaskTrack, ...]:
+        """The masks of each object that a finished answer shows, in the order of their names; none by default."""
+        return ()
+
     def shown_s(self, times_s: Sequence[float] | np.ndarray) -> tuple[float, ...]:
         """Frame times as the model reads them."""
         return self.writer.shown_s(times_s)
 
     def question_ids(self, request: Request) -> list[int]:
         """Ids behind the video, up to where the answer begins."""
-        return self.writer.question(request.prompt, self.shown_s(request.clip.times_s))
+        return self.writer.question(request.prompt, self.shown_s(request.clip.times_s), request.task)
 
     def encode(self, visual: Tensor, times_s: Sequence[float] | np.ndarray) -> EncodedVideo:
         """What the decoder keeps of a video. Raises ``UserError`` for a time that the model cannot read."""
@@ -186,7 +199,9 @@ class EventAnswering(Answering):
         )
         return EventGrammar(self.codec, limits)
 
-    def told(self, tokens: Sequence[int], task: str | None) -> tuple[EventSequence, list[Problem], str]:
+    def told(
+        self, tokens: Sequence[int], task: str | None, clip: Clip | None = None
+    ) -> tuple[EventSequence, list[Problem], str]:
         """As :meth:`EventCodec.decode` and :meth:`EventCodec.transcript`."""
         return *self.codec.decode(tokens), self.codec.transcript(tokens)
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from timeexpert.data.endpoint import Answer, Endpoint, Message
+from timeexpert.data.endpoint import Answer, Endpoint, Message, unfenced
 from timeexpert.data.filters.clips import ClipStore
 from timeexpert.data.jpeg_frames import jpeg_frames
 from timeexpert.data.records import SampleError, parse_json
@@ -102,13 +102,10 @@ def read_answer(answer: Answer, events: Sequence[Event]) -> list[Group] | Refuse
 
 def _rows(text: str) -> list[Any] | str:
     """The JSON array that an answer is, alone or in one code fence; or what it is instead."""
-    text = text.strip()
     if len(text) > MAX_ANSWER:
         return f"the answer has more than {MAX_ANSWER} characters."
-    if text.startswith("```") and text.endswith("```") and "\n" in text:
-        text = text[text.index("\n") : -3]
     try:
-        rows = parse_json(text)
+        rows = parse_json(unfenced(text))
     except SampleError as error:
         return f"the answer is {error}"
     return rows if isinstance(rows, list) else "the answer is not a JSON array."

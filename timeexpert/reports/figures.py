@@ -19,6 +19,8 @@ FIGURES = {
     "f1_0.1": "segment F1@10",
     "f1_0.25": "segment F1@25",
     "f1_0.5": "segment F1@50",
+    "where_jf": "where J&F",
+    "combined_jf": "combined J&F",
     "parse_rate": "answers parsed",
 }
 SECTIONS = ("moment_retrieval", "dense_captioning", "highlight_detection", "action_segmentation")

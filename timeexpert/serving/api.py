@@ -22,7 +22,7 @@ ONLY: dict[str, float] = {"n": 1, "temperature": 0, "presence_penalty": 0, "freq
 WITHOUT_EFFECT = ("top_p", "seed", "user", "metadata")
 FIELDS = (
     *("model", "messages", "task", "max_tokens", "max_completion_tokens", "media_io_kwargs", "stream"),
-    *("stream_options", "include_experts", "chat_template_kwargs", *ONLY, *WITHOUT_EFFECT),
+    *("stream_options", "include_experts", "include_tracks", "chat_template_kwargs", *ONLY, *WITHOUT_EFFECT),
 )
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 60
@@ -63,6 +63,7 @@ class Asked:
     num_frames: int | None = None
     max_tokens: int | None = None
     experts: bool = False
+    tracks: bool = False
     stream: bool = False
     stream_usage: bool = False
 
@@ -92,6 +93,7 @@ def read_question(body: dict[str, Any], model: str, limits: ServingLimits) -> As
         num_frames,
         max_tokens[0] if max_tokens else None,
         _flag("include_experts", body.get("include_experts", False)),
+        _flag("include_tracks", body.get("include_tracks", False)),
         _flag("stream", body.get("stream", False)),
         _stream_usage(body),
     )

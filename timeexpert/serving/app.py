@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from fastapi import FastAPI
@@ -117,7 +117,8 @@ class _Routes:
         return await self.service.chat(request)
 
     async def models(self, _: Request) -> Response:
-        row = {"id": self.settings.model, "object": "model", "created": self.started, "owned_by": "timeexpert"}
+        row: dict[str, Any] = {"id": self.settings.model, "object": "model", "created": self.started}
+        row |= {"owned_by": "timeexpert", "draws_masks": self.settings.draws_masks}
         return JSONResponse({"object": "list", "data": [row]})
 
     async def upload(self, request: Request) -> Response:

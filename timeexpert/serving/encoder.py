@@ -33,7 +33,7 @@ class Known:
     times_s: np.ndarray
     duration_s: float
     damage: str | None
-    no_frames: np.ndarray  # uint8 [0, H, W, 3]: nobody needs the frames any more
+    frames: np.ndarray  # uint8 [n, H, W, 3]; [0, H, W, 3] where the model draws no masks, so that nobody needs them
 
 
 class Encoder:
@@ -67,12 +67,13 @@ class Encoder:
             if decoded is None:
                 return None, False
             visual = self.predictor.visual_tokens(Clip(decoded.frames, decoded.times_s, decoded.duration_s))
-            kept = visual, DecodedVideo(decoded.frames[:0].copy(), *_rest(decoded))
-            self._visual.put(key, kept, visual.nbytes)
+            frames = decoded.frames if self.predictor.draws_masks else decoded.frames[:0].copy()
+            kept = visual, DecodedVideo(frames, *_rest(decoded))
+            self._visual.put(key, kept, visual.nbytes + frames.nbytes)
         visual, about = kept
         video = self.predictor.encode_visual(visual, about.times_s)
         known = Known(video, about.times_s, about.duration_s, about.damage, about.frames)
-        self._prefixes.put(key, known, video.nbytes)
+        self._prefixes.put(key, known, video.nbytes + known.frames.nbytes)
         return known, found
 
 

@@ -236,13 +236,15 @@ class Engine:
             return False
         job.began = time.monotonic()
         job.encode_s, job.damage, job.decoded = 0.0 if found else job.began - began, known.damage, None
-        clip = Clip(known.no_frames, known.times_s, known.duration_s)
-        job.request = Request(clip, question.prompt, question.task, question.max_tokens)
+        clip = Clip(known.frames, known.times_s, known.duration_s)
+        job.request = Request(clip, question.prompt, question.task, question.max_tokens, question.tracks)
         self._check_length(job.request, known)
         with self._changed:
             self._counts["cache_hits" if found else "cache_misses"] += 1
         if question.experts and not self.predictor.model.gates:
             raise RequestError("experts: this model has none. Leave experts out of the request.")
+        if (question.tracks or question.task == "referring_segmentation") and not self.predictor.draws_masks:
+            raise RequestError("this model draws no masks. Leave include_tracks out, and choose another task.")
         job.answer = self.predictor.begin(job.request, known.video, record=question.experts)
         return True
 

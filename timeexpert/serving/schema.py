@@ -45,6 +45,13 @@ EVENT = _object(
     text=TEXT,
     confidence=_object("start end score", start=SHARE, end=SHARE, score=SHARE),
 )
+TRACK = _object(
+    "object_id size times_s rles",
+    object_id=TEXT,
+    size=_list(WHOLE, minItems=2, maxItems=2),
+    times_s=_list(SECONDS, minItems=1),
+    rles=_list(_or_null(TEXT), minItems=1),
+)
 MESSAGE = _object(
     "role content events problems frame_times_s duration_s video_damage timings",
     role=_only("assistant"),
@@ -56,6 +63,7 @@ MESSAGE = _object(
     video_damage=_or_null(TEXT),
     timings={"type": "object", "additionalProperties": SECONDS},
     experts=_object("layers tokens", layers=_list(_list(NUMBER)), tokens={"type": "object"}),
+    tracks=_list(TRACK),
 )
 COMPLETION = _object(
     "id object created model choices usage",
@@ -117,6 +125,7 @@ def _question(settings: ServerSettings) -> Schema:
         stream=_only(True, False, None),
         stream_options=_or_null(_closed("", include_usage=_or_null(FLAG))),
         include_experts=_or_null(FLAG),
+        include_tracks=_or_null(FLAG),
         chat_template_kwargs=_or_null(_closed("", enable_thinking=_only(False))),
         n=_only(1, None),
         temperature=_only(0, None),
@@ -156,7 +165,8 @@ def _id(name: str) -> Schema:
 
 
 def _paths(settings: ServerSettings) -> Schema:
-    model = _object("id object created owned_by", id=TEXT, object=TEXT, created=WHOLE, owned_by=TEXT)
+    words = {"id": TEXT, "object": TEXT, "created": WHOLE, "owned_by": TEXT, "draws_masks": FLAG}
+    model = _object(" ".join(words), **words)
     sample = _object("id name duration_s prompts", id=TEXT, name=TEXT, duration_s=SECONDS, prompts=_list(TEXT))
     deleted = _object("id object deleted", id=TEXT, object=_only("file"), deleted=_only(True))
     chunks = {"text/event-stream": {"schema": {**_object("data", data=TEXT), "description": "one event"}}}

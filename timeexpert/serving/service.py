@@ -168,7 +168,8 @@ class _Asking:
 
     def __init__(self, asked: Asked, media: Any, release: Callable[[], None]) -> None:
         self.asked, self._release, self._closed = asked, release, False
-        self.question = Question(media, asked.prompt, asked.task, asked.num_frames, asked.max_tokens, asked.experts)
+        limits = asked.num_frames, asked.max_tokens
+        self.question = Question(media, asked.prompt, asked.task, *limits, asked.experts, asked.tracks)
         self.ticket: Ticket | None = None
 
     def close(self) -> None:

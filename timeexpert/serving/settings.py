@@ -21,12 +21,14 @@ class ServerSettings:
     """What ``timeexpert serve`` was told.
 
     ``model``: the name in ``/v1/models``. ``frame_size``: height and width of the frames that the model reads.
+    ``draws_masks``: whether its answers may have tracks.
     ``loopback``: whether only this machine can reach the server; without a key, the Host header is checked then.
     ``allowed_domains``: ``host`` (its standard port) or ``host:port``. Raises ``UserError``.
     """
 
     model: str
     frame_size: int
+    draws_masks: bool = False
     api_key: str | None = None
     allowed_folder: Path | None = None
     allowed_domains: tuple[str, ...] = ()

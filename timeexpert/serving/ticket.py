@@ -46,7 +46,7 @@ class FrameSequence:
 class Question:
     """One question about one video, checked. ``None``: as the model was trained (frames, tokens), any task.
 
-    ``experts``: the reply says which experts computed the answer.
+    ``experts``: the reply says which experts computed the answer. ``tracks``: it has the masks of what it shows.
     """
 
     video: Video | FrameSequence
@@ -55,6 +55,7 @@ class Question:
     num_frames: int | None = None
     max_tokens: int | None = None
     experts: bool = False
+    tracks: bool = False
 
 
 @dataclass(frozen=True)

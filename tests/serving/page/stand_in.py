@@ -41,6 +41,7 @@ class Script:
         default_factory=list
     )  # status, headers, body: first in line
     key: str | None = None
+    draws_masks: bool = False
     breaks: str = ""  # "stream": it ends in the middle; "connection": there is no answer at all
     gate: threading.Event = field(default_factory=threading.Event)  # closed: the stream waits after its first piece
     files: dict[str, tuple[str, bytes]] = field(default_factory=dict)
@@ -63,7 +64,8 @@ class Handler(BaseHTTPRequestHandler):
         if script.key and self.headers.get("Authorization") != f"Bearer {script.key}":
             return self.json(401, {"error": {"message": "wrong or missing API key."}})
         if path == "/v1/models":
-            return self.json(200, {"object": "list", "data": [{"id": "tiny", "object": "model"}]})
+            row = {"id": "tiny", "object": "model", "draws_masks": script.draws_masks}
+            return self.json(200, {"object": "list", "data": [row]})
         if path == "/samples":
             rows = [
                 {"id": i, "name": f"Sample {i}", "duration_s": 20.0, "prompts": ["When is it dark?"]}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from timeexpert.data.formats.reading import line_past_limits
+from timeexpert.data.mask_tracks import MaskTrack
 from timeexpert.data.records import SampleError, json_limits
 from timeexpert.errors import did_you_mean
 
@@ -188,9 +189,9 @@ def _keys(**given: Any) -> dict[str, str]:
 
 
 def _ours(member: Any, _: str) -> Iterator[Row]:
-    if isinstance(member, dict) and (keys := _keys(id=member.get("id"))):
-        if member.get("error") is None:  # a question that could not be asked is missing
-            yield keys, _told(lambda: _our_answer(member))
+    asked = isinstance(member, dict) and member.get("error") is None  # a question that could not be asked is missing
+    if asked and (keys := _keys(id=member.get("id"))):
+        yield keys, _told(lambda: _our_answer(member))
 
 
 def _our_answer(row: dict[str, Any]) -> Told:
@@ -207,6 +208,7 @@ def _our_answer(row: dict[str, Any]) -> Told:
         texts=tuple(str(e.get("text", "")) for e in timed),
         text=untimed or (str(row["text"]) if row.get("text") else None),
         problem=str(problems[0].get("reason")) if problems else None,
+        tracks=tuple(MaskTrack.from_json(track) for track in row.get("tracks") or ()),
     )
 
 

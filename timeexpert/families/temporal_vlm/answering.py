@@ -46,7 +46,9 @@ class TextAnswering(Answering):
         """Any text, up to the budget."""
         return TextGrammar(self.writer.text.eos_id, budget.max_tokens)
 
-    def told(self, tokens: Sequence[int], task: str | None) -> tuple[EventSequence, list[Problem], str]:
+    def told(
+        self, tokens: Sequence[int], task: str | None, clip: Clip | None = None
+    ) -> tuple[EventSequence, list[Problem], str]:
         """Events by :func:`timeexpert.evaluation.answer_events.events_of_text`; problems stand at token 0."""
         text = self._said(tokens)
         events, reasons = events_of_text(text, task)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from timeexpert.data.batch import VideoBatch
-from timeexpert.data.collate import Row, pad_rows
+from timeexpert.data.collate import Row, Shown, pad_rows
 from timeexpert.errors import UserError
 from timeexpert.tokenization import EventSequence
 from timeexpert.tokenization.answer_lines import answer_lines
@@ -73,7 +73,7 @@ class ClipWriter:
         """As RowWriter: the same for any number of frames."""
         return len(self.text.prompt("")[0]) + self.llm_tokens
 
-    def question(self, prompt: str, times_s: Sequence[float]) -> list[int]:
+    def question(self, prompt: str, times_s: Sequence[float], task: str | None = None) -> list[int]:
         """As RowWriter; behind the times of the clips where ``prompt_times`` asks for them."""
         if self.prompt_times == "clips":
             own = clip_of_frames(len(times_s), self.clips)
@@ -82,7 +82,7 @@ class ClipWriter:
             prompt = f"The video has {len(groups)} clips, sampled at {spans} seconds. {prompt}"
         return self.text.prompt(prompt)[1]
 
-    def answer(self, task: str, events: EventSequence, objects: int = 0) -> list[int]:
+    def answer(self, task: str, events: EventSequence, objects: int = 0, shown: Shown | None = None) -> list[int]:
         """As RowWriter: :func:`timeexpert.tokenization.answer_lines.answer_lines`, then the end of sequence."""
         return [*self.text.encode(answer_lines(task, events)), self.text.eos_id]
 

@@ -6,21 +6,19 @@ videos, F frames of all of them, N clips, S tokens, V video tokens of a row, D w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface, Cache, LlamaForCausalLM, PreTrainedModel
+from transformers import Cache, LlamaForCausalLM, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from timeexpert.errors import UserError
+from timeexpert.families.lora import add_lora
 from timeexpert.model.protocol import ModelOutput
+from timeexpert.model.row_attention import rows_attention
 from timeexpert.model.row_cache import StepCache
 from timeexpert.moe import ExpertStatistics, Gate, MoELayer, Routing
 
@@ -29,19 +27,6 @@ from .batch import ClipBatch
 from .clip_encoder import ClipEncoder
 from .config import TemporalVLMConfig
 from .frame_encoder import FrameEncoder
-
-ROWS = "timeexpert_rows"  # the attention of steps, by the name that transformers looks it up with
-
-
-def _attend_in_rows(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
-) -> tuple[Tensor, None]:
-    """One new token of each row, which sees its own row alone: (R, H, 1, C) -> (R, 1, H, C)."""
-    out = kwargs["rows"].attend(module.layer_idx, query, key, value, kwargs["scaling"])
-    return out.transpose(1, 2), None
-
-
-AttentionInterface.register(ROWS, _attend_in_rows)
 
 
 class TemporalVLM(PreTrainedModel):
@@ -158,20 +143,11 @@ class TemporalVLM(PreTrainedModel):
         """As :class:`timeexpert.model.decoding.Decodes`; there are no routings."""
         embeds = self.embed(input_ids, visual)
         if isinstance(cache, StepCache):
-            with self._attention(ROWS):
+            with rows_attention(self.config.text_config):
                 out = self.llm.model(inputs_embeds=embeds, position_ids=position_ids, use_cache=False, rows=cache)
         else:
             out = self.llm.model(inputs_embeds=embeds, past_key_values=cache, use_cache=cache is not None)
         return out.last_hidden_state, []
-
-    @contextmanager
-    def _attention(self, name: str) -> Iterator[None]:
-        config = self.config.text_config
-        usual, config._attn_implementation = config._attn_implementation, name
-        try:
-            yield
-        finally:
-            config._attn_implementation = usual
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., vocab_size)."""
@@ -204,22 +180,3 @@ class TemporalVLM(PreTrainedModel):
         total = functional.cross_entropy(logits, target[target >= 0], reduction="sum")
         loss = total / max(1.0, counts["text"])
         return ModelOutput(loss, {"text": loss})
-
-
-def add_lora(llm: nn.Module, lora: dict[str, Any]) -> None:
-    """Put LoRA beside the matrices that ``lora["targets"]`` names. Raises ``UserError`` where PEFT is missing."""
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError:
-        raise UserError(
-            "model.lora.rank is not 0, and PEFT is not installed. Run: pip install 'timeexpert[peft]', or set "
-            "model.lora.rank to 0."
-        ) from None
-    config = LoraConfig(
-        r=lora["rank"],
-        lora_alpha=lora["alpha"],
-        lora_dropout=lora["dropout"],
-        target_modules=list(lora["targets"]),
-        bias="none",
-    )
-    inject_adapter_in_model(config, llm)

@@ -58,7 +58,11 @@ async function readJson(path) {
   }
 }
 
-export const modelName = async () => String((await readJson("v1/models")).data[0].id);
+/** {name, drawsMasks} */
+export async function servedModel() {
+  const [row] = (await readJson("v1/models")).data;
+  return { name: String(row.id), drawsMasks: row.draws_masks === true };
+}
 
 /** [{id, name, duration_s, prompts}] */
 export const samples = () => readJson("samples");
@@ -100,11 +104,12 @@ export const deleteFile = (id) =>
   request(`v1/files/${encodeURIComponent(id)}`, { method: "DELETE" }).catch(() => undefined);
 
 /** Ask; `onText` gets each piece as it is generated. Resolves to the fields of the last chunk. */
-export async function ask({ video, prompt, task, includeExperts, signal, onText }) {
+export async function ask({ video, prompt, task, includeExperts, includeTracks, signal, onText }) {
   const content = [{ type: "video_url", video_url: { url: video.id } }, { type: "text", text: prompt }];
   const body = { messages: [{ role: "user", content }], stream: true };
   if (task) body.task = task;
   if (includeExperts) body.include_experts = true;
+  if (includeTracks) body.include_tracks = true;
   const response = await request("v1/chat/completions", {
     method: "POST",
     headers: { "Content-Type": "application/json" },

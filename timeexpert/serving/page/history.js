@@ -1,5 +1,7 @@
 // What was asked and answered, in this browser's storage: bounded, and nothing in it is trusted when it is read back.
 
+import { isTrack } from "./masks.js";
+
 const STORED = "timeexpert.history";
 export const MAX_ENTRIES = 50;
 const MAX_CHARS = 1_000_000;
@@ -13,7 +15,7 @@ const isEvent = (event) =>
 /** Whether an answer has what the page draws: a server of another version, or storage that somebody edited. */
 export const isAnswer = (answer) =>
   Array.isArray(answer?.events) && answer.events.every(isEvent) && typeof answer.content === "string"
-  && Number.isFinite(answer.duration_s);
+  && Number.isFinite(answer.duration_s) && (answer.tracks === undefined || (Array.isArray(answer.tracks) && answer.tracks.every(isTrack)));
 
 const isEntry = (entry) =>
   typeof entry?.id === "string" && typeof entry.prompt === "string" && typeof entry.task === "string"
@@ -30,12 +32,13 @@ export function readHistory() {
   }
 }
 
-/** Keep the newest that fit; returns those. */
+/** Keep the newest that fit; returns those. Masks are not stored: one answer's could fill the storage. */
 export function writeHistory(entries) {
   let kept = entries.slice(0, MAX_ENTRIES);
-  while (kept.length && JSON.stringify(kept).length > MAX_CHARS) kept = kept.slice(0, -1);
+  const stored = () => JSON.stringify(kept.map((entry) => ({ ...entry, answer: { ...entry.answer, tracks: undefined } })));
+  while (kept.length && stored().length > MAX_CHARS) kept = kept.slice(0, -1);
   try {
-    localStorage.setItem(STORED, JSON.stringify(kept));
+    localStorage.setItem(STORED, stored());
   } catch { /* storage is full or closed: the entries last until the tab is closed */ }
   return kept;
 }

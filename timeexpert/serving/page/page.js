@@ -6,6 +6,7 @@ import { byId, clock, element, percent } from "./dom.js";
 import { drawExperts } from "./experts.js";
 import { download, stem, toCsv, toJson, toSrt } from "./exports.js";
 import { isAnswer, readHistory, writeHistory } from "./history.js";
+import { MaskOverlay } from "./masks.js";
 import { COLOURS, Timeline } from "./timeline.js";
 
 const SUGGESTIONS = {
@@ -15,10 +16,12 @@ const SUGGESTIONS = {
   highlight_detection: ["Find the highlights and score them.", "How salient is each moment?"],
   action_segmentation: ["List the actions one after another.", "Into which steps does this fall?"],
   general: ["What is shown?", "How often does it happen?"],
+  referring_segmentation: ["Segment the person.", "Where is the red circle while it grows?"],
 };
 
 const state = {
   model: "",
+  drawsMasks: false, // the model
   video: null, // {key, kind: "upload" or "sample", id, name, prompts, file, uploading}
   entries: readHistory(),
   selected: null, // the id of an entry
@@ -27,6 +30,7 @@ const state = {
 
 const player = byId("player");
 const timeline = new Timeline(byId("timeline"), byId("tip"), { seek, pick });
+const overlay = new MaskOverlay(byId("masks"), player, byId("mask-bar"));
 
 const ofThisVideo = () => state.entries.filter((entry) => entry.video.key === state.video?.key).reverse();
 const selectedEntry = () => state.entries.find((entry) => entry.id === state.selected);
@@ -99,15 +103,20 @@ player.addEventListener("error", () => {
     : "This browser cannot play this file. It can be asked about all the same.");
 });
 player.addEventListener("loadedmetadata", drawTimeline);
-for (const name of ["timeupdate", "seeking", "seeked"]) player.addEventListener(name, () => timeline.showTime(player.currentTime));
+for (const name of ["timeupdate", "seeking", "seeked"]) player.addEventListener(name, () => showTime(player.currentTime));
 player.addEventListener("play", function follow() {
-  timeline.showTime(player.currentTime);
+  showTime(player.currentTime);
   if (!player.paused) requestAnimationFrame(follow);
 });
 
+function showTime(time_s) {
+  timeline.showTime(time_s);
+  overlay.draw(time_s);
+}
+
 function seek(time_s) {
   if (player.readyState > 0) player.currentTime = time_s;
-  timeline.showTime(time_s);
+  showTime(time_s);
 }
 
 byId("other").addEventListener("click", () => {
@@ -148,7 +157,8 @@ async function ask() {
   showProblem(null);
   showAsking(prompt);
   try {
-    const answer = await answerTo(video, { prompt, task, includeExperts: byId("include-experts").checked, signal: asking.signal });
+    const wanted = { includeExperts: byId("include-experts").checked, includeTracks: state.drawsMasks };
+    const answer = await answerTo(video, { prompt, task, ...wanted, signal: asking.signal });
     keep(video, prompt, task, answer);
   } catch (error) {
     if (state.video !== video) return;
@@ -295,6 +305,7 @@ function drawTimeline() {
 
 function drawAnswer() {
   const entry = selectedEntry();
+  overlay.use(entry?.answer.tracks ?? []);
   byId("answer").hidden = !entry;
   byId("stream").hidden = true;
   say("");
@@ -363,8 +374,10 @@ byId("key-form").addEventListener("submit", (event) => {
 
 async function greet() {
   try {
-    state.model = await client.modelName();
+    const served = await client.servedModel();
+    Object.assign(state, { model: served.name, drawsMasks: served.drawsMasks });
     byId("model").textContent = state.model;
+    byId("segmentation").hidden = byId("segmentation").disabled = !served.drawsMasks;
     const rows = await client.samples();
     byId("samples").hidden = !rows.length;
     byId("sample-list").replaceChildren(...rows.map((row) => chip(String(row.name), () => {

@@ -1,0 +1,231 @@
+"""VideoLoom: frames and text in; answers in words, whose [SEG] tokens are masks, out (FACTS D1 to D3).
+
+A transformers ``PreTrainedModel``: ``save_pretrained`` and ``from_pretrained`` (safetensors) work as for any other. B
+rows, F frames of all of them, K keyframes of a row, O objects, D width of the language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as functional
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import Cache, InternVLForConditionalGeneration, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from timeexpert.families.lora import add_lora
+from timeexpert.model.protocol import ModelOutput
+from timeexpert.model.row_attention import rows_attention
+from timeexpert.model.row_cache import StepCache
+from timeexpert.moe import ExpertStatistics, Gate, MoELayer, Routing
+
+from .batch import LoomBatch
+from .config import VideoLoomConfig
+from .mask_head import FRAMES_AT_ONCE, MaskHead, normalised
+from .mask_losses import mask_losses
+from .visual import pool_tokens
+
+
+class VideoLoom(PreTrainedModel):
+    """InternVL with slow and fast tokens, [SEG], and SAM2 behind an MLP."""
+
+    config_class = VideoLoomConfig
+    base_model_prefix = "video_loom"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = False  # ours: set_gradient_checkpointing
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    _no_split_modules = ["Qwen2DecoderLayer", "LlamaDecoderLayer", "InternVLVisionLayer", "Sam2MultiScaleBlock"]
+
+    features_tower = None  # frames only
+
+    def __init__(self, config: VideoLoomConfig) -> None:
+        super().__init__(config)
+        config.text_config._attn_implementation = config._attn_implementation or "sdpa"
+        config.mllm_config.vision_config._attn_implementation = "sdpa"
+        self.mllm = InternVLForConditionalGeneration(config.mllm_config)
+        width = config.text_config.hidden_size
+        # beside the tables of words, so that published ones fit whatever is added
+        self.seg_embedding = nn.Parameter(torch.empty(1, width))
+        self.seg_output = nn.Parameter(torch.empty(1, width))
+        self.mask_head = MaskHead(config.sam_config, width, config.multimask)
+        self.post_init()
+        if config.lora.get("rank"):
+            add_lora(self.llm, config.lora)  # last: it brings initial weights of its own
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, VideoLoom):
+            init.normal_(module.seg_embedding, std=self.config.initializer_range)
+            init.normal_(module.seg_output, std=self.config.initializer_range)
+
+    @property
+    def llm(self) -> nn.Module:
+        """The decoder without its head."""
+        return self.mllm.model.language_model
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.llm.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return None  # nothing that tools may tie or resize
+
+    def set_gradient_checkpointing(self, enabled: bool) -> None:
+        """Recompute each layer of decoder and towers in the backward pass instead of keeping its activations."""
+        for module in self.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.gradient_checkpointing = enabled
+                module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+
+    @property
+    def moe_layers(self) -> list[MoELayer]:
+        """None."""
+        return []
+
+    @property
+    def gates(self) -> list[Gate]:
+        """None."""
+        return []
+
+    def statistics(self) -> ExpertStatistics:
+        """Of no experts."""
+        return ExpertStatistics([])
+
+    def sharding_units(self) -> list[nn.Module]:
+        """Layers of InternVL's tower and decoder one at a time."""
+        return [*self.mllm.model.vision_tower.encoder.layer, *self.llm.layers]
+
+    def look(self, frames: Tensor) -> Tensor:
+        """Frames (F, 3, H, W), uint8 or normalised, as tokens of keyframes (F, G * G, D)."""
+        inner = self.mllm.model
+        parts = (inner.vision_tower, inner.multi_modal_projector)
+        trains = any(p.requires_grad for part in parts for p in part.parameters())
+        pixels = normalised(frames, next(inner.vision_tower.parameters()).dtype)
+        with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
+            seen = [inner.get_image_features(pixel_values=p).pooler_output for p in pixels.split(FRAMES_AT_ONCE)]
+            return torch.cat(seen)
+
+    def fast(self, tokens: Tensor) -> Tensor:
+        """Tokens of keyframes (F, G * G, D) as those of fast frames (F, (G / R) ** 2, D)."""
+        return pool_tokens(tokens, self.config.grid, self.config.fast_pool, self.config.pooling)
+
+    def slow_and_fast(self, batch: LoomBatch) -> tuple[list[Tensor], list[Tensor]]:
+        """Per row, the tokens of its fast frames (N * fast_tokens, D) and of its keyframes (K * slow_tokens, D)."""
+        tokens = self.look(batch.pixel_values).split(batch.frame_counts.tolist())
+        fast = [self.fast(own).flatten(0, 1) for own in tokens]
+        slow = [own[drawn].flatten(0, 1) for own, drawn in zip(tokens, batch.keyframes, strict=True)]
+        return fast, slow
+
+    def embed(self, input_ids: Tensor, fast: Sequence[Tensor] = (), slow: Sequence[Tensor] = ()) -> Tensor:
+        """Token embeddings (B, S, D), with each row's ``fast`` and ``slow`` tokens in place of their placeholders.
+
+        A row may have them several times over, one for each of its questions.
+        """
+        c = self.config
+        embeds: Tensor = self.get_input_embeddings()(input_ids.masked_fill(input_ids >= c.seg_token_id, 0))
+        embeds = torch.where((input_ids == c.seg_token_id)[..., None], self.seg_embedding.to(embeds.dtype), embeds)
+        for token, sources in ((c.fast_token_id, fast), (c.slow_token_id, slow)):
+            holes = input_ids == token
+            counts = holes.sum(1).tolist()
+            if not any(counts):
+                continue
+            if len(sources) != len(counts) or any(n % len(s) for n, s in zip(counts, sources, strict=True)):
+                raise ValueError(f"{counts} placeholders for {[len(s) for s in sources]} visual tokens.")
+            rows = [s.repeat(n // len(s), 1) for n, s in zip(counts, sources, strict=True)]
+            embeds = embeds.masked_scatter(holes[..., None], torch.cat(rows).to(embeds.dtype))
+        return embeds
+
+    def read(
+        self,
+        input_ids: Tensor,
+        visual: Tensor | None = None,
+        *,
+        cache: Cache | StepCache | None = None,
+        position_ids: Tensor | None = None,
+    ) -> tuple[Tensor, list[Routing]]:
+        """As :class:`timeexpert.model.decoding.Decodes`; ``visual`` (V, D) of one video: fast tokens, then slow ones.
+        There are no routings."""
+        if visual is None:
+            embeds = self.embed(input_ids)
+        else:
+            slow = 0 if self.config.visual == "fast" else self.config.keyframes * self.config.slow_tokens
+            fast = len(visual) - slow
+            embeds = self.embed(input_ids, [visual[:fast]] if fast else (), [visual[fast:]] if slow else ())
+        if isinstance(cache, StepCache):
+            with rows_attention(self.config.text_config):
+                out = self.llm(inputs_embeds=embeds, position_ids=position_ids, use_cache=False, rows=cache)
+        else:
+            out = self.llm(inputs_embeds=embeds, past_key_values=cache, use_cache=cache is not None)
+        return out.last_hidden_state, []
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., vocab_size + 1): the last one is [SEG]."""
+        seg = hidden @ self.seg_output.to(hidden.dtype).t()
+        return torch.cat([self.mllm.lm_head(hidden), seg], -1)
+
+    def label_counts(self, batch: LoomBatch) -> dict[str, float]:
+        """Labels of a micro-batch (the first token of a row is never a target), and its masks: objects x keyframes."""
+        return {"text": float((batch.labels[:, 1:] >= 0).sum()), "masks": float(batch.masks.shape[:2].numel())}
+
+    def training_step(self, batch: LoomBatch, counts: dict[str, float]) -> ModelOutput:
+        """Next-token cross-entropy of the answers, and cross-entropy and Dice of the keyframes' masks (FACTS D3).
+
+        Sums, divided by ``counts["text"]`` and ``counts["masks"]``, those of the whole optimizer step: accumulation and
+        ranks then give the gradient of one large batch.
+        """
+        fast, slow = self.slow_and_fast(batch)
+        embeds = self.embed(batch.input_ids, fast, slow)
+        mask = batch.decoder_mask
+        if mask.dim() == 4 and self.config.text_config._attn_implementation not in ("sdpa", "eager"):
+            raise ValueError("questions packed behind one video need attention sdpa or eager.")
+        if mask.dim() == 4 and self.config.text_config._attn_implementation == "eager":
+            mask = torch.zeros_like(mask, dtype=embeds.dtype).masked_fill(~mask, torch.finfo(embeds.dtype).min)
+        hidden = self.llm(
+            inputs_embeds=embeds, attention_mask=mask, position_ids=batch.position_ids, use_cache=False
+        ).last_hidden_state
+        target = batch.labels[:, 1:]
+        logits = self.logits(hidden[:, :-1][target >= 0]).float()
+        total = functional.cross_entropy(logits, target[target >= 0], reduction="sum")
+        losses = {"text": total / max(1.0, counts["text"])}
+        states = hidden[batch.input_ids == self.config.seg_token_id]
+        losses |= {name: value / max(1.0, counts["masks"]) for name, value in self._mask_losses(batch, states).items()}
+        return ModelOutput(torch.stack(list(losses.values())).sum(), losses)
+
+    def _mask_losses(self, batch: LoomBatch, states: Tensor) -> dict[str, Tensor]:
+        """Weighted sums over objects and keyframes, from the states (O, D) of the [SEG] tokens themselves."""
+        if len(states) != len(batch.masks):
+            raise ValueError(f"{len(states)} [SEG] tokens for {len(batch.masks)} objects with masks.")
+        frames, rows, truth, share = batch.sam_values, batch.mask_rows, batch.masks, 1.0
+        if not len(states):
+            if not (dist.is_available() and dist.is_initialized()):
+                return {}
+            # every rank's backward pass has to reach the same parameters: one dark frame that counts for nothing
+            k, size = self.config.keyframes, truth.shape[-1]
+            frames, rows = frames.new_zeros(k, *frames.shape[1:]), rows.new_zeros(1)
+            states, truth, share = self.seg_embedding, truth.new_zeros(1, k, size, size), 0.0
+        keyframes = truth.shape[1]
+        places = (rows[:, None] * keyframes + torch.arange(keyframes, device=rows.device)).flatten()
+        features = [level[places] for level in self.mask_head.features(frames)]
+        prompts = self.mask_head.projection(states.to(self.mask_head.projection[0].weight.dtype))
+        masks, scores = self.mask_head.decode(features, prompts.repeat_interleave(keyframes, 0))
+        truth, weights = truth.flatten(0, 1), self.config.mask_loss
+        bce, dice = mask_losses(
+            masks,
+            truth,
+            points=weights["points"],
+            oversample=weights["oversample"],
+            importance=weights["importance"],
+        )
+        there = (truth.amax((1, 2)) >= 0.5).float()
+        score = functional.binary_cross_entropy_with_logits(scores.float(), there, reduction="sum")
+        losses = {"mask_bce": weights["bce"] * bce, "mask_dice": weights["dice"] * dice}
+        if weights["objectness"]:
+            losses["objectness"] = weights["objectness"] * score
+        return {name: share * value for name, value in losses.items()}

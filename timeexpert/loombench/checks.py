@@ -1,0 +1,100 @@
+"""Rules that made questions are held to: a time may stand in Where alone, and there it must."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from timeexpert.data.endpoint import unfenced
+from timeexpert.data.records import SampleError, parse_json
+from timeexpert.evaluation.loombench import Kind
+
+MAX_QUESTION = 600  # characters
+_DIGITS = r"\d+(?:[.,]\d+)?"
+_TENS = "ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen"
+_WORDS = f"one|two|three|four|five|six|seven|eight|nine|{_TENS}|twenty|thirty|forty|fifty|sixty|hundred|few|several"
+_UNITS = r"(?:s|secs?|seconds?|ms|milliseconds?|mins?|minutes?|h|hrs?|hours?|frames?)"
+_TIME = re.compile(
+    rf"\b\d{{1,2}}:\d{{2}}(?::\d{{2}})?(?:\.\d+)?\b"  # 1:05
+    rf"|\b(?:{_DIGITS}|{_WORDS})(?:st|nd|rd|th)?[\s-]*{_UNITS}\b"  # 12.5 s, three seconds
+    rf"|\b(?:seconds?|minutes?|frames?|timestamps?|time|t)\s*(?:=|:|#|number|no\.)?\s*{_DIGITS}\b"  # frame 12, t=3
+    rf"|\b(?:from|between|at)\s+{_DIGITS}\s*(?:to|and|until|till|-|\u2013|\Z|[?!,]|\.(?!\d))",  # from 3 to 8, at 3?
+    re.IGNORECASE,
+)
+_WHEN = re.compile(
+    r"\bwhen\b|\b(?:what|which)\s+(?:time|point|moment|part|parts|segment|interval|stretch|period)\b", re.IGNORECASE
+)
+_WHERE = re.compile(r"\bwhere\b|\blocat\w*|\bposition\b|\b(?:what|which)\s+(?:place|area|region)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why a question cannot be used: ``kind`` for counting, ``reason`` for people and for the model."""
+
+    kind: str
+    reason: str
+
+
+def read_answer(
+    text: str, kinds: Sequence[Kind], start_s: float, end_s: float
+) -> tuple[dict[Kind, str], dict[Kind, Refused]]:
+    """The questions of an answer that follow the rules, and why each other one of ``kinds`` does not. Never raises."""
+    row = answer_object(text)
+    if isinstance(row, str):
+        return {}, {kind: Refused("not the form asked for", row) for kind in kinds}
+    good: dict[Kind, str] = {}
+    refused: dict[Kind, Refused] = {}
+    for kind in kinds:
+        question = row.get(kind)
+        found = _broken_rule(kind, question, start_s, end_s)
+        if found is not None:
+            refused[kind] = found
+        else:
+            good[kind] = " ".join(str(question).split())
+    return good, refused
+
+
+def answer_object(text: str) -> dict[str, object] | str:
+    """The JSON object that an answer is, alone or in one code fence; or, in words, what it is instead."""
+    try:
+        row = parse_json(unfenced(text))
+    except SampleError as error:
+        return f"the answer is {error}"
+    return row if isinstance(row, dict) else "the answer is not a JSON object."
+
+
+def _broken_rule(kind: Kind, question: object, start_s: float, end_s: float) -> Refused | None:
+    if not isinstance(question, str) or not question.strip():
+        return Refused("not the form asked for", f"the answer has no text under {kind!r}.")
+    if len(question) > MAX_QUESTION:
+        return Refused("too long", f"the question has {len(question)} characters; at most {MAX_QUESTION} are taken.")
+    if kind in ("when", "combined"):
+        time = leaked_time(question, start_s, end_s)
+        if time is not None:
+            return Refused("leaks a time", f"{time!r} is a time, and the question must say none.")
+        if not _WHEN.search(question):
+            return Refused("does not ask when", "the question does not ask when, or in which part of the video.")
+    if kind == "where":
+        lacking = [time for time in (f"{start_s:.1f}", f"{end_s:.1f}") if not _says(question, float(time))]
+        if lacking:
+            return Refused("lacks its time range", f"the question does not say {' and '.join(lacking)}.")
+    if kind in ("where", "combined") and not _WHERE.search(question):
+        return Refused("does not ask where", "the question does not ask where the person is.")
+    return None
+
+
+def leaked_time(question: str, start_s: float, end_s: float) -> str | None:
+    """The first time that ``question`` says, or ``None``: a number with a unit, a clock time, a frame number, a range,
+    or one of the shot's own times with a decimal."""
+    found = _TIME.search(question)
+    if found is not None:
+        return found[0].strip()
+    for number in re.findall(r"\d+\.\d+", question):
+        if any(abs(float(number) - own_s) < 0.05 for own_s in (start_s, end_s)):
+            return str(number)
+    return None
+
+
+def _says(question: str, time_s: float) -> bool:
+    return any(abs(float(number) - time_s) < 0.05 for number in re.findall(r"\d+(?:\.\d+)?", question))
