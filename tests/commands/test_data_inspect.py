@@ -5,9 +5,13 @@ import json
 import re
 
 import pytest
+from PIL import Image
 
 from timeexpert.commands import data_inspect
+from timeexpert.data.scenes import SynthConfig
+from timeexpert.data.synthetic import synthesise
 from timeexpert.errors import UserError
+from timeexpert.reports.mask_sheet import CAPTION, HEIGHT
 
 from ..data.test_features import write as write_features
 from ..data.test_video import TENTHS, write_video
@@ -129,3 +133,25 @@ def test_what_cannot_be_inspected_is_refused_at_once(media, tmp_path):
         inspect("--samples", tmp_path / "s.jsonl", "--media", media)
     with pytest.raises(UserError, match=r"timeout_s \(0.0\) must be > 0"):
         inspect(media, "--timeout-s", 0)
+
+
+def test_masks_are_counted_once_per_object_and_drawn(tmp_path, capsys):
+    lengths = {"min_duration_s": 6, "max_duration_s": 6, "min_event_s": 1, "max_event_s": 2}
+    list(synthesise(SynthConfig(masks=True, videos=1, **lengths), tmp_path))
+    samples = tmp_path / "samples.jsonl"
+    rows = [json.loads(line) for line in samples.read_text().splitlines()]
+    objects = {row["tracks"][0]["object_id"] for row in rows if "tracks" in row}
+    given = ("--samples", samples, "--media", tmp_path / "media", "--draw", tmp_path / "drawn", "--json")
+    assert inspect(*given) == 0
+    (row,) = json.loads(capsys.readouterr().out)["files"]
+    assert row["tracks"] == len(objects) >= 2
+    with Image.open(row["drawn"]) as picture:
+        assert picture.height == HEIGHT + CAPTION and picture.width > 6 * HEIGHT / 2
+    for row in rows:
+        for track in row.get("tracks", []):
+            track["size"] = [1, 1]
+    samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert inspect(*given) == 1
+    assert "tracks[0].size ([1, 1]) is not that of the frames" in json.loads(capsys.readouterr().out)["bad_lines"][0]
+    with pytest.raises(UserError, match="--draw needs --samples FILE"):
+        inspect(tmp_path, "--draw", tmp_path)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from timeexpert.data.mask_rle import MaskError, decode_masklet, decode_rle, encode_rle
+from timeexpert.data.mask_rle import MaskError, decode_masklet, decode_rle, encode_rle, union_rle
 
 
 def test_a_mask_written_by_hand():
@@ -32,6 +32,19 @@ def test_every_mask_comes_back(seed, height, width):
     assert np.array_equal(decode_rle(encode_rle(mask)), mask)
     as_bytes = {**encode_rle(mask), "counts": encode_rle(mask)["counts"].encode()}
     assert np.array_equal(decode_rle(as_bytes), mask)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 12), st.integers(1, 12))
+def test_a_union_is_that_of_the_pixels(seed, count, height, width):
+    rng = np.random.default_rng(seed)
+    masks = rng.random((count, height, width)) < rng.choice([0, 0.1, 0.5, 1])
+    assert union_rle([encode_rle(mask) for mask in masks]) == encode_rle(masks.any(axis=0))
+
+
+def test_masks_of_two_sizes_have_no_union():
+    with pytest.raises(MaskError, match=r"sizes \[\(2, 3\), \(3, 2\)\] differ"):
+        union_rle([encode_rle(np.ones((3, 2))), encode_rle(np.ones((2, 3)))])
 
 
 @pytest.mark.parametrize(

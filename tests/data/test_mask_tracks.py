@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from timeexpert.data.mask_rle import MaskError
+from timeexpert.data.mask_rle import MaskError, encode_rle
 from timeexpert.data.mask_tracks import MaskTrack
 from timeexpert.data.records import Sample, SampleError, read_samples, write_samples
 from timeexpert.tokenization import Event, EventSequence
@@ -45,6 +45,18 @@ def test_the_nearest_annotated_time_stands_for_a_frame():
     moved = TRACK.at(np.array([0.0, 0.25, 0.3, 1.2, 1.3, 9.0]))
     assert moved.rles == tuple(TRACK.rles[i] for i in (0, 0, 1, 1, 2, 2))
     assert moved.times_s[-1] == 9.0 and (moved.size, moved.object_id) == ((3, 2), "cat")
+
+
+def test_run_length_masks_of_one_time_are_united_and_empty_ones_are_not_visible():
+    corner, last = encode_rle(CORNER), {"size": [3, 2], "counts": [5, 1]}  # not compressed
+    track = MaskTrack.from_rles([[corner, last], [], [encode_rle(np.zeros((3, 2)))]], [0, 1, 2], "both")
+    assert track.mask(0).tolist() == [[True, False], [False, False], [False, True]]
+    assert track.rles[1:] == (None, None) and track.object_id == "both"
+    with pytest.raises(MaskError, match="at 1 s: .*break off"):
+        MaskTrack.from_rles([[corner], [{"size": [3, 2], "counts": "P"}]], [0, 1])
+    for rles in ([[corner], [encode_rle(np.ones((2, 2)))]], [[], []]):
+        with pytest.raises(MaskError, match="there must be one size, and one mask at least"):
+            MaskTrack.from_rles(rles, [0, 1])
 
 
 @pytest.mark.parametrize(

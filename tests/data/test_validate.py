@@ -5,10 +5,14 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.data.media import question, read_rows, write_lines, write_video
 from timeexpert.commands import data_build, data_validate
+from timeexpert.data.build import build
+from timeexpert.data.mask_rle import encode_rle
+from timeexpert.data.shards import ShardDataset, rebuild_index
 from timeexpert.data.validate import validate
 from timeexpert.errors import UserError
 
@@ -131,3 +135,56 @@ def test_arguments_that_cannot_be_are_refused(samples, shards, media, tmp_path):
     with pytest.raises(UserError, match="nothing: no such file or folder"):
         validate(tmp_path / "nothing")
     assert validate(write_lines(tmp_path / "e.jsonl", [])).problems == [f"{tmp_path / 'e.jsonl'}: holds no sample."]
+
+
+SQUARE = encode_rle(np.pad(np.ones((10, 10)), ((0, 38), (0, 54))))["counts"]  # in the corner of 48 x 64 pixels
+
+
+def masked(id: str, video: str, size=(48, 64), counts=SQUARE, times_s=(0.0, 1.0), **fields) -> dict:
+    """A question about one object, which is visible at the first of two times."""
+    track = {"size": list(size), "times_s": list(times_s), "rles": [counts, None]}
+    return question(id, video, task="referring_segmentation", tracks=[track], **fields)
+
+
+def test_masks_are_checked_alone_beside_their_video_and_in_builds(media, tmp_path, capsys):
+    rows = [
+        masked("good", "v0.mp4"),
+        masked("torn", "v0.mp4", counts="PP"),
+        masked("short", "v0.mp4", counts="5"),
+        masked("turned", "v0.mp4", size=(64, 48)),
+        masked("late", "v0.mp4", times_s=(0.0, 9.0)),
+    ]
+    path = write_lines(tmp_path / "masks.jsonl", rows)
+    assert run(data_validate, path) == 1
+    out = capsys.readouterr().out
+    assert re.search(r"masks.jsonl:2: tracks\[0\].rles\[0\] \(at 0.0 s\): counts \('PP'\).*break off", out)
+    assert re.search(r"masks.jsonl:3: tracks\[0\].rles\[0\] \(at 0.0 s\): .* give 5 pixels", out)
+    assert re.search(r"problems\W+2\b", out) and re.search(r"tracks of masks\W+5\b", out)
+    problems = {
+        4: r"tracks\[0\].size \(\[64, 48\]\) is not that of the video's frames as decoded \(\[48, 64\]\).*--keep-size",
+        5: r"tracks\[0\].times_s\[1\] \(9.0\) is past duration_s \(2.0\)",
+    }
+    assert run(data_validate, path, "--media", media, "--workers", 1) == 1
+    out = capsys.readouterr().out
+    assert re.search(r"problems\W+4\b", out)
+    for line, words in problems.items():
+        assert re.search(rf"masks.jsonl:{line}: v0.mp4: .*{words}", out)
+    assert run(data_build, path, "--media", media, "-o", tmp_path / "shards", "--workers", 1) == 0
+    dropped = {row["id"]: (row["kind"], row["reason"]) for row in read_rows(tmp_path / "shards" / "dropped.jsonl")}
+    assert {name: kind for name, (kind, _) in dropped.items()} == {
+        "torn": "masks", "short": "masks", "turned": "masks", "late": "past the end",
+    }  # fmt: skip
+    assert re.search("v0.mp4: " + problems[4], dropped["turned"][1])
+    (kept,) = ShardDataset(tmp_path / "shards").video(0).samples
+    assert kept.tracks[0].mask(0).sum() == 100 and kept.tracks[0].rles[1] is None
+    assert run(data_validate, tmp_path / "shards") == 0
+
+
+def test_masks_that_do_not_fit_are_found_in_shards_that_were_indexed_anew(media, tmp_path):
+    out = tmp_path / "shards"
+    build(write_lines(tmp_path / "s.jsonl", [masked("q", "v0.mp4")]), media, out)
+    shard = out / "shard-000000.tar"
+    shard.write_bytes(shard.read_bytes().replace(b'"size": [48, 64]', b'"size": [64, 48]'))
+    rebuild_index(out)
+    (problem,) = validate(out).problems
+    assert "q: tracks[0].size ([64, 48]) is not that of the video's frames" in problem

@@ -71,7 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--labels", type=Path, metavar="FILE", help="label sets of action segmentation, by process")
     parser.add_argument("--split", metavar="NAME", help="keep only rows of this split, where a format names them")
-    parser.add_argument("--to", metavar="FORMAT", help="write rows of this format, not samples: industry_asm")
+    parser.add_argument(
+        "--fps", type=float, metavar="F", help="frames per second of videos made from frames (default: the format's)"
+    )
+    parser.add_argument("--to", metavar="FORMAT", help="write rows of this format, not samples: industry_asm, loomdata")
     parser.add_argument("--limit", type=int, help="read only the first N rows of each INPUT")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
@@ -98,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
         instructions=load_instructions(args.instructions) if args.instructions else None,
         labels=read_label_sets(args.labels) if args.labels else None,
         split=args.split,
+        frame_rate=args.fps,
         **options,
     )
     chosen = [get(detect(path) if args.format == "auto" else args.format) for path in args.inputs]

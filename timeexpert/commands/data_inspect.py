@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from timeexpert.data.mask_tracks import MaskTrack
 
 HELP = "show duration, frame rate, codec and damage of videos; --decode reads every frame once"
 
@@ -17,6 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="videos or .features, or folders to search")
     parser.add_argument("--samples", type=Path, metavar="FILE", help="samples or annotations (.jsonl) to check")
     parser.add_argument("--media", type=Path, metavar="DIR", help="folder that the samples' video paths start from")
+    parser.add_argument(
+        "--draw", type=Path, metavar="DIR", help="write a PNG per video of --samples that has masks: where they lie"
+    )
     parser.add_argument("--decode", action="store_true", help="decode every frame once: finds damage inside files")
     parser.add_argument("--workers", type=int, default=1, help="processes that decode at the same time (1)")
     parser.add_argument("--timeout-s", type=float, default=600.0, help="seconds per file before giving up (600)")
@@ -31,7 +37,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--samples needs --media DIR, the folder that its video paths start from.")
     if args.samples is None and not args.paths:
         raise UserError("nothing to inspect: give video files or folders, or --samples FILE --media DIR.")
-    events, bad_lines = read_events(args.samples) if args.samples is not None else ({}, [])
+    if args.draw is not None and args.samples is None:
+        raise UserError("--draw needs --samples FILE, whose masks it draws.")
+    events, tracks, bad_lines = read_events(args.samples) if args.samples is not None else ({}, {}, [])
     files, skipped = find_videos(args.paths)
     given = {file.absolute() for file in files}
     named = {(args.media / video).absolute(): video for video in events}
@@ -41,6 +49,10 @@ def run(args: argparse.Namespace) -> int:
     for row in rows:
         video = named.get(Path(row["path"]).absolute(), "")
         row["events_past_end"] = past_end(events.get(video, []), row.get("duration_s"))
+        row["tracks"] = len(tracks.get(video, []))
+        if args.draw is not None and row["tracks"] and row["error"] is None:
+            row["drawn"], problem = draw_masks(Path(row["path"]), tracks[video], args.draw, video)
+            bad_lines += [problem] if problem else []
     unreadable = sum(row["error"] is not None for row in rows)
     report = {"files": rows, "unreadable": unreadable, "bad_lines": bad_lines, "other_files_skipped": skipped}
     _print_json(report) if args.json else _print_table(report)
@@ -64,8 +76,22 @@ def find_videos(paths: list[Path]) -> tuple[list[Path], int]:
     return list(dict.fromkeys(files)), skipped
 
 
-def read_events(path: Path) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
-    """Events by video of a ``.jsonl`` file, and one message per bad line.
+def draw_masks(path: Path, tracks: list[MaskTrack], folder: Path, video: str) -> tuple[str | None, str | None]:
+    """(the PNG that shows the masks of one video, None), or (None, why there is none)."""
+    from timeexpert.errors import UserError
+    from timeexpert.reports.mask_sheet import mask_sheet
+
+    out = folder / Path(video).with_suffix(".png")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        mask_sheet(path, tracks, out)
+    except UserError as error:
+        return None, str(error)
+    return str(out), None
+
+
+def read_events(path: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, list[MaskTrack]], list[str]]:
+    """Events by video of a ``.jsonl`` file, the different tracks of masks by video, and one message per bad line.
 
     A line is a :class:`~timeexpert.data.records.Sample`, or an annotation {"video", "events": [{"start", "end",
     "caption"}]} (times in seconds). Raises :class:`UserError` where the file is missing.
@@ -76,6 +102,7 @@ def read_events(path: Path) -> tuple[dict[str, list[dict[str, Any]]], list[str]]
     if not path.is_file():
         raise UserError(f"--samples {path}: no such file. Give a .jsonl file of samples or annotations.")
     events: dict[str, list[dict[str, Any]]] = {}
+    tracks: dict[str, list[MaskTrack]] = {}
     bad: list[str] = []
     with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
@@ -90,7 +117,9 @@ def read_events(path: Path) -> tuple[dict[str, list[dict[str, Any]]], list[str]]
             events.setdefault(sample.video, []).extend(
                 {"line": number, "start_s": e.start_s, "end_s": e.end_s, "text": e.text} for e in sample.events
             )
-    return events, bad
+            known = tracks.setdefault(sample.video, [])
+            known += [track for track in dict.fromkeys(sample.tracks) if track not in known]
+    return events, tracks, bad
 
 
 def _as_sample(row: Any) -> dict[str, Any]:
@@ -203,6 +232,7 @@ def _print_table(report: dict[str, Any]) -> None:
         remarks = [row["damage"]] if row["damage"] else []
         remarks += [f"pixels are {row['pixel_aspect']:g} times as wide as high"] if row["pixel_aspect"] != 1 else []
         remarks += [f"starts at {row['first_pts_s']:g} s in the file"] if row["first_pts_s"] else []
+        remarks += [f"{row['tracks']} tracks of masks"] if row["tracks"] else []
         remarks += past
         table.add_row(
             escape(row["path"]),
@@ -220,6 +250,9 @@ def _print_table(report: dict[str, Any]) -> None:
         for e in row["events_past_end"]:
             where = f"{row['path']}: line {e['line']}: {e['start_s']:g} to {e['end_s']:g} s ({e['text']})"
             console.print(f"{where} is past the last readable frame ({row['duration_s']:.2f} s)", markup=False)
+    for row in report["files"]:
+        if row.get("drawn"):
+            console.print(f"masks drawn: {row['drawn']}", markup=False, highlight=False, soft_wrap=True)
     for line in report["bad_lines"]:
         console.print(line, style="red", markup=False)
     features = sum(is_features(row["path"]) for row in report["files"])

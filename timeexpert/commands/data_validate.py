@@ -66,6 +66,8 @@ def _print(result: Validation) -> None:
     table.add_row("questions", str(result.questions))
     for task, count in result.tasks.items():
         table.add_row(f"  {task}", str(count))
+    if result.tracks:
+        table.add_row("tracks of masks", str(result.tracks))
     table.add_row("notes", str(len(result.notes)))
     table.add_row("problems", str(len(result.problems)), style="red" if result.problems else "green")
     console.print(table)

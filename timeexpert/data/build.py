@@ -19,6 +19,7 @@ from typing import Any
 from timeexpert.errors import UserError
 
 from .lock import LOCK, locked
+from .mask_checks import mask_problems
 from .media import Probe, is_features, probe, require_media, resolve_media, video_member_key
 from .pool import Failed, WorkerPool
 from .preflight.exclusions import Exclusions, read_exclusions
@@ -149,6 +150,10 @@ def _write_video(writer: ShardFolderWriter, media: Path, place: int, group: _Gro
         except SampleError as error:
             reason = f"{group.video}: against the file's own duration: {error}"
             rows.append((DROPPED, _row(line, sample.id, group.video, "past the end", reason)))
+            continue
+        bad = next(mask_problems(sample, found.info), None)
+        if bad is not None:
+            rows.append((DROPPED, _row(line, sample.id, group.video, "masks", f"{group.video}: {bad}")))
             continue
         kept.append(checked if sample.duration_s is None else sample)
         if sample.duration_s is not None and abs(sample.duration_s - duration_s) > DURATION_DIFFERS_S:

@@ -20,7 +20,8 @@ _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 @dataclass(frozen=True, kw_only=True)
 class Instructions:
-    """The wordings of each task's question; one of them is chosen per sample."""
+    """The wordings of each task's question; one of them is chosen per sample. ``grounded_captioning`` is no task of its
+    own: a general answer whose phrases have masks."""
 
     general: tuple[str, ...]
     dense_captioning: tuple[str, ...]
@@ -28,6 +29,7 @@ class Instructions:
     highlight_detection: tuple[str, ...]
     action_segmentation: tuple[str, ...]
     referring_segmentation: tuple[str, ...]
+    grounded_captioning: tuple[str, ...]
 
     def __post_init__(self) -> None:
         for field in fields(self):

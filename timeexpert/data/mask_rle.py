@@ -63,6 +63,29 @@ def encode_rle(mask: NDArray[Any]) -> dict[str, Any]:
     return {"size": list(mask.shape), "counts": _compressed(lengths)}
 
 
+def union_rle(rles: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The compressed run-length mask of the pixels that are in any of ``rles``, all of one size.
+
+    Raises :class:`MaskError` as :func:`decode_rle`, and where sizes differ.
+    """
+    sizes = [mask_size(rle) for rle in rles]
+    if len(set(sizes)) != 1:
+        raise MaskError(f"sizes {sorted(set(sizes))} differ; masks that belong together have one size.")
+    height, width = sizes[0]
+    steps: dict[int, int] = {}  # pixel -> how many masks begin there, less those that end
+    for rle in rles:
+        ends = np.cumsum(run_lengths(rle)).tolist()
+        for place, change in zip(ends, [1, -1] * len(ends), strict=False):
+            steps[place] = steps.get(place, 0) + change
+    lengths, before, inside = [], 0, 0
+    for place in sorted(steps):
+        if place < height * width and (inside == 0) != (inside + steps[place] == 0):
+            lengths.append(place - before)
+            before = place
+        inside += steps[place]
+    return {"size": [height, width], "counts": _compressed([*lengths, height * width - before])}
+
+
 def decode_masklet(
     frames: Iterable[Mapping[str, Any] | None], *, size: tuple[int, int], num_frames: int
 ) -> NDArray[np.bool_]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from timeexpert.errors import did_you_mean
 
-from .mask_rle import MAX_PIXELS, MaskError, decode_rle, encode_rle, run_lengths
+from .mask_rle import MAX_PIXELS, MaskError, decode_rle, encode_rle, mask_size, run_lengths, union_rle
 
 MAX_TIME_S = 1e6  # eleven days: what is larger is a time in other units
 _FIELDS = ("object_id", "size", "times_s", "rles")
@@ -110,6 +110,29 @@ class MaskTrack:
         rles = tuple(encode_rle(array)["counts"] if array.any() else None for array in arrays)
         height, width = shapes[0]
         return cls((height, width), tuple(float(t) for t in times_s), rles, object_id)
+
+    @classmethod
+    def from_rles(
+        cls, rles: Sequence[Sequence[Mapping[str, Any]]], times_s: Sequence[float], object_id: str = ""
+    ) -> MaskTrack:
+        """The track of COCO's run-length masks (``{"size", "counts"}``, compressed or not), any number of them for each
+        time, which are united; none, or empty ones, are not visible.
+
+        Raises :class:`MaskError` where one does not decode, where sizes differ, and where there is none at all.
+        """
+        sizes: list[tuple[int, int]] = []
+        texts: list[str | None] = []
+        for time_s, there in zip(times_s, rles, strict=True):
+            try:
+                united = union_rle(there) if there else None
+            except MaskError as error:
+                raise MaskError(f"at {time_s} s: {error}") from None
+            if united is not None:
+                sizes.append(mask_size(united))
+            texts.append(united["counts"] if united is not None and len(run_lengths(united)) > 1 else None)
+        if len(set(sizes)) != 1:
+            raise MaskError(f"sizes {sorted(set(sizes))[:4]}: there must be one size, and one mask at least.")
+        return cls(sizes[0], tuple(float(t) for t in times_s), tuple(texts), object_id)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with the fields of this class."""

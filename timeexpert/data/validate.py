@@ -13,6 +13,7 @@ from timeexpert.errors import UserError
 
 from .action_steps import CLASSES, classes_of, step_problems
 from .index_table import TABLE, Entry, open_table
+from .mask_checks import mask_problems
 from .media import Probe, describe, probe, require_media
 from .pool import Failed, WorkerPool
 from .records import Sample, SampleError, read_samples
@@ -31,6 +32,7 @@ class Validation:
     videos: int = 0
     questions: int = 0
     tasks: dict[str, int] = field(default_factory=dict)
+    tracks: int = 0
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -83,7 +85,8 @@ def _validate_lines(path: Path) -> tuple[Validation, dict[str, list[tuple[int, S
         earlier = first_line.setdefault(sample.id, line)
         if earlier != line:
             result.problems.append(f"{path}:{line}: id {sample.id!r} stands in line {earlier} already; ids are unique.")
-        result.problems += [f"{path}:{line}: {problem}" for problem in _steps(sample)]
+        result.problems += [f"{path}:{line}: {problem}" for problem in (*_steps(sample), *mask_problems(sample))]
+        result.tracks += len(sample.tracks)
         tasks[sample.task] += 1
         by_video.setdefault(sample.video, []).append((line, sample))
     result.videos, result.questions, result.tasks = len(by_video), sum(tasks.values()), dict(sorted(tasks.items()))
@@ -114,6 +117,12 @@ def _against_file(result: Validation, video: str, samples: list[tuple[int, Sampl
             replace(sample, duration_s=found.info["duration_s"])
         except SampleError as error:
             result.problems.append(f"{result.path}:{line}: {video}: against the file's own duration: {error}")
+        known = {*mask_problems(sample)}  # listed with the lines
+        result.problems += [
+            f"{result.path}:{line}: {video}: {problem}"
+            for problem in mask_problems(sample, found.info)
+            if problem not in known
+        ]
 
 
 def _validate_shards(path: Path, decode: bool, workers: int, timeout_s: float, progress: Progress | None) -> Validation:
@@ -139,7 +148,7 @@ def _validate_shards(path: Path, decode: bool, workers: int, timeout_s: float, p
     result.videos, result.questions = len(entries), sum(e.questions for e in entries)
     result.tasks = dict(sorted(sum((Counter(e.tasks) for e in entries), Counter()).items()))
     if not result.problems:
-        result.problems += _check_samples(path)
+        result.problems += _check_samples(path, result)
     if decode and not result.problems:
         _decode_all(result, workers, timeout_s, progress)
     return result
@@ -156,8 +165,8 @@ def _index_against_tars(path: Path, indexed: list[Entry], found: list[Entry]) ->
         yield f"{path / shard}: {key}: is in the shard, but not in the index"
 
 
-def _check_samples(path: Path) -> Iterable[str]:
-    """Ids are unique, events lie inside the stored duration."""
+def _check_samples(path: Path, result: Validation) -> Iterable[str]:
+    """Ids are unique, events lie inside the stored duration, masks fit the frames."""
     dataset, seen = ShardDataset(path), set[str]()
     question = 0
     for entry in dataset.entries:
@@ -167,7 +176,9 @@ def _check_samples(path: Path) -> Iterable[str]:
             if sample.id in seen:
                 yield f"{path / entry.shard}: {entry.meta.name}: id {sample.id!r} is used twice; ids are unique."
             seen.add(sample.id)
-            yield from (f"{path / entry.shard}: {entry.meta.name}: {sample.id}: {p}" for p in _steps(sample))
+            result.tracks += len(sample.tracks)
+            wrong = (*_steps(sample), *mask_problems(sample, record.info))
+            yield from (f"{path / entry.shard}: {entry.meta.name}: {sample.id}: {p}" for p in wrong)
             try:
                 replace(sample, duration_s=record.duration_s)
             except SampleError as error:

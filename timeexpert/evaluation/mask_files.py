@@ -1,7 +1,6 @@
 """Folders of label maps as DAVIS and MeVIS have them: ``FOLDER/SEQUENCE/FRAME.png``, one palette image per frame.
 
-Pillow is imported when a file is read. A palette image holds its indices (0 background, k object k, 255 void); a grey
-image holds them as grey values, except that one of 0 and 255 alone is a mask of object 1.
+What an image holds says :mod:`timeexpert.data.label_maps`.
 """
 
 from __future__ import annotations
@@ -12,6 +11,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from timeexpert.data import label_maps
+from timeexpert.data.mask_rle import MaskError
 
 from .errors import EvaluationError
 
@@ -94,19 +96,8 @@ class PredictedMasks(_Sequences["NDArray[Any] | None"]):
 
 
 def read_labels(path: Path) -> NDArray[Any]:
-    """One label map, uint8 [H, W]. Raises :class:`EvaluationError` where the file is no palette or grey image."""
-    from PIL import Image
-
+    """:func:`timeexpert.data.label_maps.read_labels`, as an :class:`EvaluationError` where the file is none."""
     try:
-        with Image.open(path) as image:
-            if image.mode not in ("P", "L", "1"):
-                raise EvaluationError(
-                    f"{path}: an image of mode {image.mode} is no label map. Save it with a palette (mode P)."
-                )
-            labels = np.array(image.convert("L") if image.mode == "1" else image, dtype=np.uint8)
-            grey = image.mode != "P"
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise EvaluationError(f"{path}: cannot be read as an image: {error}.") from None
-    if grey and np.isin(labels, (0, 255)).all():
-        labels = (labels == 255).astype(np.uint8)
-    return labels
+        return label_maps.read_labels(path)
+    except MaskError as error:
+        raise EvaluationError(str(error)) from None

@@ -3,12 +3,14 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timeexpert.data.formats import FORMATS, ConvertOptions, Rejected
 from timeexpert.data.formats.reading import Row
+from timeexpert.data.mask_tracks import MaskTrack
 from timeexpert.data.records import Sample
 
 TALK = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "A dog."}]
@@ -58,7 +60,37 @@ GOOD = {
     },
     "textvr": {"path": "a.mp4", "captions_info": [{"caption": "a", "caption_info": {"duration": 9, "desc_id": 1}}]},
     "videochatgpt": {"q": "?", "a": "b", "video_id": "v"},
+    "ref_youtube_vos": {"expressions": {"0": {"exp": "a", "obj_id": "1"}}, "frames": ["0", "1"]},
+    "refdavis17": {"expressions": {"0": {"exp": "a", "obj_id": "1"}}, "frames": ["0", "1"]},
+    "mevis": {"expressions": {"0": {"exp": "a", "anno_id": [0]}}, "frames": ["0", "1"]},
+    "revos": {"expressions": {"0": {"exp": "a", "anno_id": [0]}}, "frames": ["0", "1"]},
+    "refcoco": {
+        "ref_id": 1, "ann_id": 2, "image_id": 3, "split": "train", "file_name": "COCO_a_000000000003_2.jpg",
+        "sentences": [{"sent_id": 1, "sent": "a"}],
+    },
+    "grand_f": {
+        "file_name": "a.jpg", "caption": "a dog",
+        "groundings": {"dog": {"token_positives": [2, 5], "rle_masks": [{"size": [2, 1], "counts": "11"}]}},
+    },
+    "loomdata": {
+        "video": "a.mp4", "duration": 9, "actions": [{"start": 1, "end": 2, "caption": "a"}],
+        "masks": {"size": [2, 1], "times": [0, 1.5], "rles": ["11", None]},
+    },
 }  # fmt: skip
+
+
+class Beside:
+    """What stands beside annotation files: masks of 2 x 1 pixels in two frames, outlines and sizes."""
+
+    def masks(self, video, frames, label):
+        return np.ones((len(frames), 2, 1), dtype=bool)
+
+    def of(self, name):
+        return [{"size": [2, 1], "counts": "11"}, None]
+
+    def track(self, annotation, image):
+        return MaskTrack((2, 1), (0.0,), ("11",))
+
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 json_values = st.recursive(
@@ -91,7 +123,7 @@ def replaced(value, at, new):
 def test_there_is_a_good_row_of_every_format():
     assert set(GOOD) == set(FORMATS)
     for name, value in GOOD.items():
-        items = list(FORMATS[name].convert("f.json", rows=[Row("f.json[0]", "a", value)]))
+        items = list(FORMATS[name].convert("f.json", rows=[Row("f.json[0]", "a", value, beside=Beside())]))
         assert items and all(isinstance(item, Sample) for item in items), items
 
 
@@ -100,7 +132,7 @@ def test_there_is_a_good_row_of_every_format():
 @given(data=st.data())
 def test_a_row_with_any_one_value_replaced_by_anything_never_crashes(name, data):
     at = data.draw(st.sampled_from(list(places(GOOD[name]))))
-    row = Row("f.json[0]", "a", replaced(GOOD[name], at, data.draw(json_values)))
+    row = Row("f.json[0]", "a", replaced(GOOD[name], at, data.draw(json_values)), beside=Beside())
     items = list(FORMATS[name].convert("f.json", rows=[row]))
     assert items
     videos = FORMATS[name].videos_of(row, ConvertOptions())

@@ -15,14 +15,21 @@ from timeexpert.data.formats import (
     charades_sta,
     choice_csv,
     etbench,
+    grand_f,
     industry_asm,
     internvid,
     lighthouse,
     llava,
     llava_image,
+    loomdata,
+    mevis,
     moment10m,
     museg,
     qvhighlights,
+    ref_youtube_vos,
+    refcoco,
+    refdavis17,
+    revos,
     samples,
     sharegpt4video,
     star,
@@ -33,7 +40,8 @@ from timeexpert.data.formats import (
     videochatgpt,
     youcook2,
 )
-from timeexpert.data.formats.base import Converted, ConvertOptions, Format, Rejected, read_durations
+from timeexpert.data.formats.base import Converted, ConvertOptions, Format, Rejected
+from timeexpert.data.formats.durations import read_durations
 from timeexpert.data.formats.reading import FormatError, peek
 from timeexpert.errors import did_you_mean
 
@@ -53,8 +61,8 @@ __all__ = [
 # in the order in which detect() asks them: the more particular one first
 _MODULES = (
     charades_sta, choice_csv, samples, qvhighlights, lighthouse, etbench, museg, industry_asm, timeit, trace,
-    llava_image, llava, timed_clips, youcook2, caption_coco, activitynet_captions, videochatgpt, textvr,
-    sharegpt4video, internvid, star, moment10m,
+    llava_image, llava, timed_clips, youcook2, grand_f, caption_coco, activitynet_captions, videochatgpt, textvr,
+    sharegpt4video, internvid, star, moment10m, refcoco, revos, mevis, ref_youtube_vos, refdavis17, loomdata,
 )  # fmt: skip
 FORMATS: dict[str, Format] = {module.FORMAT.name: module.FORMAT for module in _MODULES}
 

@@ -14,9 +14,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from timeexpert.data.action_steps import CLASSES, step_problems
-from timeexpert.data.formats.reading import FormatError, Row, load_json
+from timeexpert.data.formats.masks import MaskSource
+from timeexpert.data.formats.reading import FormatError, Row
 from timeexpert.data.instructions import ASK_ABOUT, Instructions, default_instructions
 from timeexpert.data.label_sets import LabelError, LabelSets
+from timeexpert.data.mask_rle import MaskError
 from timeexpert.data.records import DURATION_TOLERANCE_S, TASKS, Sample, SampleError
 from timeexpert.tokenization import Event, EventError, EventSequence
 
@@ -33,6 +35,7 @@ class ConvertOptions:
     which are otherwise refused beyond ``DURATION_TOLERANCE_S``. ``tasks`` keeps only samples of these tasks.
     ``instructions`` asks with these questions also where the format has questions of its own, general ones apart;
     without it those are kept. ``labels``: label sets of action segmentation. ``split`` keeps rows that name that split.
+    ``frame_rate``: frames per second of videos made from folders of frames (default: the format's).
     """
 
     source: str | None = None
@@ -43,8 +46,11 @@ class ConvertOptions:
     instructions: Instructions | None = None
     labels: LabelSets | None = None
     split: str | None = None
+    frame_rate: float | None = None
 
     def __post_init__(self) -> None:
+        if self.frame_rate is not None and not 0 < self.frame_rate <= 1000:
+            raise FormatError(f"frame rate ({self.frame_rate}) must be more than 0, and 1000 at most, per second.")
         template = self.video_template
         if template is not None and "{id}" not in template and "{path}" not in template:
             raise FormatError(f"video template ({template!r}) must hold {{id}} or {{path}}, for example '{{id}}.mp4'.")
@@ -90,7 +96,8 @@ class RawEvent:
 @dataclass(frozen=True, kw_only=True)
 class Draft:
     """A sample as a file has it, unchecked. ``key`` tells it from the file's other samples; ``at`` is its place
-    within the row. Without ``prompt`` one is chosen; ``video_is_id`` says that ``video`` is an id, not a path."""
+    within the row. Without ``prompt`` one is chosen, of the instructions ``ask`` (default: the task's); ``video_is_id``
+    says that ``video`` is an id, not a path."""
 
     key: str
     video: Any
@@ -102,6 +109,8 @@ class Draft:
     video_is_id: bool = False
     at: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
+    ask: str | None = None
+    masks: MaskSource | None = None
 
 
 @dataclass(frozen=True)
@@ -192,6 +201,8 @@ class Format:
             _check_writable(sample)
         except RowError as error:
             return Rejected(where, error.kind, error.reason, row.value)
+        except MaskError as error:
+            return Rejected(where, "bad_masks", str(error), row.value)
         except (SampleError, EventError) as error:
             return Rejected(where, "bad_sample", str(error), row.value)
         return sample
@@ -205,6 +216,8 @@ def finish(draft: Draft, source: str, stem: str, options: ConvertOptions) -> Sam
     """
     video, video_id = _video(draft, options)
     duration_s = _duration(draft.duration_s, video_id, options)
+    tracks, shown_s = draft.masks.read(options.frame_rate) if draft.masks is not None else ((), None)
+    duration_s = shown_s if duration_s is None else duration_s
     clipped: list[float] = []
     events = [_event(raw, i, duration_s, options, clipped) for i, raw in enumerate(draft.events)]
     if not events:
@@ -229,6 +242,7 @@ def finish(draft: Draft, source: str, stem: str, options: ConvertOptions) -> Sam
         duration_s=duration_s,
         source=source,
         meta=meta,
+        tracks=tracks,
     )
 
 
@@ -266,7 +280,7 @@ def _question(draft: Draft, events: Sequence[Event], sample_id: str, options: Co
         if own is not None and (len(texts) > 1 or "" in texts):  # it asks about no one thing
             return own
         query = texts.pop()
-    return (options.instructions or default_instructions()).question(draft.task, sample_id, query)
+    return (options.instructions or default_instructions()).question(draft.ask or draft.task, sample_id, query)
 
 
 def number(value: Any, name: str) -> float:
@@ -315,22 +329,6 @@ def quoted(text: str) -> str:
     """What stands last between single quotes in ``text``: the query of a written-out prompt; '' without quotes."""
     match = re.search(r".*(?:^|[\s:(])'(.+)'(?!\w)", text, re.DOTALL)
     return match[1].strip() if match else ""
-
-
-def read_durations(path: str | Path) -> dict[str, float]:
-    """Seconds per video id from JSON: ``{id: seconds}`` or ``{id: {"duration": seconds, ...}}``."""
-    path = Path(path)
-    tree = load_json(path)
-    if not isinstance(tree, dict):
-        raise FormatError(f"{path}: durations must be an object of video id and seconds, not {type(tree).__name__}.")
-    durations = {}
-    for name, value in tree.items():
-        value = value.get("duration") if isinstance(value, dict) else value
-        try:
-            durations[name] = number(value, "duration")
-        except RowError as error:
-            raise FormatError(f"{path}: {name!r}: {error.reason}") from None
-    return durations
 
 
 def _video(draft: Draft, options: ConvertOptions) -> tuple[str, str]:

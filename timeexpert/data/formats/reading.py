@@ -18,6 +18,10 @@ from timeexpert.errors import UserError
 
 MAX_LINE_BYTES = 16 * 2**20
 MAX_JSON_BYTES = 2**30
+PICKLE_TO_JSON = (
+    'python -c "import json, pickle, sys; '
+    "json.dump(pickle.load(open(sys.argv[1], 'rb'), encoding='utf-8'), open(sys.argv[2], 'w'))\""
+)
 
 
 class FormatError(UserError):
@@ -27,12 +31,14 @@ class FormatError(UserError):
 @dataclass(frozen=True)
 class Row:
     """One record of a file. ``where`` is its place (``file.jsonl:12`` or ``file.json[11]``), ``key`` tells it
-    from the file's other rows; ``problem`` says why ``value`` (then raw text) could not be read."""
+    from the file's other rows; ``problem`` says why ``value`` (then raw text) could not be read; ``beside``: what reads
+    the files that belong to it (masks)."""
 
     where: str
     key: str
     value: Any
     problem: str = ""
+    beside: Any = None
 
 
 def text_lines(path: Path) -> Iterator[Row]:
@@ -188,9 +194,16 @@ def peek(path: Path) -> Any:
 
 
 def check_file(path: Path) -> None:
-    """Raises :class:`FormatError` where ``path`` is not a file."""
+    """Raises :class:`FormatError` where ``path`` is not a file, or is a pickle."""
     if not path.is_file():
         raise FormatError(f"{path}: no such file. Give the path of an annotation file.")
+    with open(path, "rb") as file:
+        pickled = file.read(1) == b"\x80" or path.suffix in (".p", ".pkl", ".pickle")
+    if pickled:
+        raise FormatError(
+            f"{path}: a pickle, which can run any program when it is read, and is not read here. Turn one that you "
+            f"trust into JSON: {PICKLE_TO_JSON} '{path.name}' '{path.with_suffix('.json').name}'"
+        )
 
 
 def _head(path: Path) -> str:

@@ -146,8 +146,8 @@ class MaskLossConfig:
     trained, a new one is not.
     """
 
-    bce: float = 2.0
-    dice: float = 0.5
+    bce: float = 1.0
+    dice: float = 1.0
     points: int | None = 12544
     oversample: float = 3.0
     importance: float = 0.75
