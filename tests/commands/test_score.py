@@ -189,7 +189,7 @@ def test_folders_of_frame_labels_and_of_masks_are_scored(tmp_path: Path, capsys:
 def test_loombenchs_questions_are_scored_by_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import numpy as np
 
-    from timeexpert.evaluation.mask_rle import encode_rle
+    from timeexpert.data.mask_rle import encode_rle
 
     seen = encode_rle(np.pad(np.ones((4, 4)), 8))
     shown = {"segment_s": [1, 3], "frame_times_s": [0, 1, 2, 3], "masks": [None, seen, seen, seen]}

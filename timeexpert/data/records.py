@@ -14,6 +14,9 @@ from typing import Any
 from timeexpert.errors import UserError, did_you_mean
 from timeexpert.tokenization import EventError, EventSequence
 
+from .mask_rle import MaskError
+from .mask_tracks import MaskTrack
+
 TASKS = (
     "general",
     "dense_captioning",
@@ -55,6 +58,7 @@ class Sample:
     duration_s: float | None = None
     source: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
+    tracks: tuple[MaskTrack, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("id", "video", "prompt"):
@@ -83,9 +87,23 @@ class Sample:
                     )
         if not len(self.events):
             raise SampleError("events must hold at least one event (a general answer is one event without times).")
+        object.__setattr__(self, "tracks", tuple(self.tracks))
+        for i, track in enumerate(self.tracks):
+            if track.size != self.tracks[0].size:
+                raise SampleError(
+                    f"tracks[{i}].size ({list(track.size)}) is not that of tracks[0] ({list(self.tracks[0].size)}): "
+                    "all masks of a video have the size of its frames."
+                )
+            if self.duration_s is not None and track.times_s[-1] > self.duration_s + DURATION_TOLERANCE_S:
+                raise SampleError(
+                    f"tracks[{i}].times_s[{len(track.times_s) - 1}] ({track.times_s[-1]}) is past duration_s "
+                    f"({self.duration_s}) by more than {DURATION_TOLERANCE_S} s. Correct the times, or leave these "
+                    "masks out."
+                )
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object with the fields of this class."""
+        """A JSON object with the fields of this class; ``tracks`` only where there are any."""
+        tracks = {"tracks": [track.to_json() for track in self.tracks]} if self.tracks else {}
         return {
             "id": self.id,
             "video": self.video,
@@ -95,6 +113,7 @@ class Sample:
             "events": self.events.to_json(),
             "source": self.source,
             "meta": self.meta,
+            **tracks,
         }
 
     @classmethod
@@ -128,10 +147,23 @@ class Sample:
             duration_s=row.get("duration_s"),
             source=row.get("source", ""),
             meta=meta,
+            tracks=_tracks(row.get("tracks", [])),
         )
 
 
-_FIELDS = ("id", "video", "duration_s", "task", "prompt", "events", "source", "meta")
+_FIELDS = ("id", "video", "duration_s", "task", "prompt", "events", "source", "meta", "tracks")
+
+
+def _tracks(rows: Any) -> tuple[MaskTrack, ...]:
+    if not isinstance(rows, list):
+        raise SampleError(f"tracks ({rows!r:.60}) must be a list of mask tracks.")
+    tracks = []
+    for i, row in enumerate(rows):
+        try:
+            tracks.append(MaskTrack.from_json(row))
+        except MaskError as error:
+            raise SampleError(f"tracks[{i}]: {error}") from None
+    return tuple(tracks)
 
 
 def _refuse_constant(name: str) -> float:

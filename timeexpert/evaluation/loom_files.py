@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from timeexpert.data.formats.reading import Row, json_lines
+from timeexpert.data.mask_rle import MaskError, decode_masklet, mask_size
 
 from .errors import EvaluationError
 from .loombench import KINDS, LoomAnswer, LoomQuestion
-from .mask_rle import decode_masklet, mask_size
 
 
 def read_questions(path: Path) -> dict[str, LoomQuestion]:
@@ -94,5 +94,5 @@ def _masks(value: Any, num_frames: int, where: object, size: tuple[int, ...] | N
     try:
         rows, columns = size or mask_size(shown)
         return decode_masklet(value, size=(rows, columns), num_frames=num_frames)
-    except EvaluationError as error:
+    except MaskError as error:
         raise EvaluationError(f"{where}: masks: {error}") from None

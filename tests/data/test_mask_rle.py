@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from timeexpert.evaluation import EvaluationError
-from timeexpert.evaluation.mask_rle import decode_masklet, decode_rle, encode_rle
+from timeexpert.data.mask_rle import MaskError, decode_masklet, decode_rle, encode_rle
 
 
 def test_a_mask_written_by_hand():
@@ -50,7 +49,7 @@ def test_every_mask_comes_back(seed, height, width):
     ],
 )
 def test_what_is_no_mask_is_refused(rle, words):
-    with pytest.raises(EvaluationError, match=words):
+    with pytest.raises(MaskError, match=words):
         decode_rle(rle)
 
 
@@ -58,9 +57,9 @@ def test_a_masklet_needs_one_mask_of_the_videos_size_per_frame():
     rle = encode_rle(np.ones((3, 2)))
     masks = decode_masklet([None, rle], size=(3, 2), num_frames=2)
     assert masks.sum(axis=(1, 2)).tolist() == [0, 6]
-    with pytest.raises(EvaluationError, match="1 masks for 2 frames"):
+    with pytest.raises(MaskError, match="1 masks for 2 frames"):
         decode_masklet([rle], size=(3, 2), num_frames=2)
-    with pytest.raises(EvaluationError, match=r"frame 1: size \[3, 2\] is not \[2, 3\]"):
+    with pytest.raises(MaskError, match=r"frame 1: size \[3, 2\] is not \[2, 3\]"):
         decode_masklet([None, rle], size=(2, 3), num_frames=2)
 
 
@@ -73,9 +72,9 @@ junk = st.recursive(
 
 @settings(max_examples=150, deadline=None)
 @given(st.just([3, 2]) | junk, junk | st.text(alphabet="0123456789PQo"))
-def test_anything_else_is_an_evaluation_error(size, counts):
+def test_anything_else_is_a_mask_error(size, counts):
     try:
         mask = decode_rle({"size": size, "counts": counts})
-    except EvaluationError:
+    except MaskError:
         return
     assert mask.dtype == bool and list(mask.shape) == list(size)

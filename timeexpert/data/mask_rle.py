@@ -14,16 +14,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import EvaluationError
+from timeexpert.errors import UserError
 
 MAX_PIXELS = 2**28  # of one mask; a size beyond that is a mistake, not a mask
+
+
+class MaskError(UserError):
+    """A mask that cannot be read, or does not fit where it stands."""
 
 
 def decode_rle(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
     """One mask, bool [H, W]. ``counts`` is a list of numbers, or the compressed text or bytes.
 
-    Raises :class:`EvaluationError` where the size is no size or the counts do not fill it exactly.
+    Raises :class:`MaskError` where the size is no size or the counts do not fill it exactly.
     """
+    height, width = mask_size(rle)
+    lengths = run_lengths(rle)
+    values = np.arange(len(lengths)) % 2 == 1
+    return np.repeat(values, lengths).reshape(width, height).T
+
+
+def run_lengths(rle: Mapping[str, Any]) -> list[int]:
+    """Lengths of the runs of 0 and 1 in turn, without writing out the pixels. Raises as :func:`decode_rle`."""
     height, width = mask_size(rle)
     counts = rle.get("counts")
     if isinstance(counts, (str, bytes)):
@@ -32,14 +44,13 @@ def decode_rle(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
         try:
             lengths = [int(count) for count in counts]  # type: ignore[union-attr]
         except (TypeError, ValueError, OverflowError):
-            raise EvaluationError(f"counts ({_short(counts)}) must be a list of whole numbers, or a text.") from None
+            raise MaskError(f"counts ({_short(counts)}) must be a list of whole numbers, or a text.") from None
     if any(length < 0 for length in lengths) or sum(lengths) != height * width:
-        raise EvaluationError(
+        raise MaskError(
             f"counts ({_short(counts)}) give {sum(lengths)} pixels, some run of them below 0, or not the "
             f"{height * width} of size {[height, width]}. Write the runs down the columns, zeros first."
         )
-    values = np.arange(len(lengths)) % 2 == 1
-    return np.repeat(values, lengths).reshape(width, height).T
+    return lengths
 
 
 def encode_rle(mask: NDArray[Any]) -> dict[str, Any]:
@@ -57,26 +68,26 @@ def decode_masklet(
 ) -> NDArray[np.bool_]:
     """The masks of one object over time, bool [T, H, W]; ``None`` is a frame without it.
 
-    Raises :class:`EvaluationError` where there are not ``num_frames`` or one has another size, naming the frame.
+    Raises :class:`MaskError` where there are not ``num_frames`` or one has another size, naming the frame.
     """
     rles = list(frames)
     if len(rles) != num_frames:
-        raise EvaluationError(f"{len(rles)} masks for {num_frames} frames; give one for each, None where it is empty.")
+        raise MaskError(f"{len(rles)} masks for {num_frames} frames; give one for each, None where it is empty.")
     masks = np.zeros((num_frames, *size), dtype=bool)
     for t, rle in enumerate(rles):
         if rle is None:
             continue
         try:
             if mask_size(rle) != size:
-                raise EvaluationError(f"size {list(mask_size(rle))} is not {list(size)}, that of the video.")
+                raise MaskError(f"size {list(mask_size(rle))} is not {list(size)}, that of the video.")
             masks[t] = decode_rle(rle)
-        except EvaluationError as error:
-            raise EvaluationError(f"frame {t}: {error}") from None
+        except MaskError as error:
+            raise MaskError(f"frame {t}: {error}") from None
     return masks
 
 
 def mask_size(rle: Any) -> tuple[int, int]:
-    """(rows, columns) of a run-length mask. Raises :class:`EvaluationError`."""
+    """(rows, columns) of a run-length mask. Raises :class:`MaskError`."""
     size = rle.get("size") if isinstance(rle, Mapping) else None
     if (
         not isinstance(size, Sequence)
@@ -84,7 +95,7 @@ def mask_size(rle: Any) -> tuple[int, int]:
         or not all(isinstance(n, int) and n >= 1 for n in size)
         or size[0] * size[1] > MAX_PIXELS
     ):
-        raise EvaluationError(f"size ({_short(size)}) must be [rows, columns] of {MAX_PIXELS} pixels at most.")
+        raise MaskError(f"size ({_short(size)}) must be [rows, columns] of {MAX_PIXELS} pixels at most.")
     return int(size[0]), int(size[1])
 
 
@@ -92,15 +103,15 @@ def _decompressed(text: str | bytes) -> list[int]:
     try:
         octets = text.encode("ascii") if isinstance(text, str) else text
     except UnicodeEncodeError:
-        raise EvaluationError(f"counts ({_short(text)}) must be ASCII.") from None
+        raise MaskError(f"counts ({_short(text)}) must be ASCII.") from None
     digits = np.frombuffer(octets, dtype=np.uint8).astype(np.int64) - 48
     last = (digits & 32) == 0
     if len(digits) and (digits.min() < 0 or digits.max() > 63 or not last[-1]):
-        raise EvaluationError(f"counts ({_short(text)}) hold a character out of range or break off.")
+        raise MaskError(f"counts ({_short(text)}) hold a character out of range or break off.")
     starts = np.flatnonzero(np.concatenate([[True], last[:-1]])) if len(digits) else np.zeros(0, dtype=np.int64)
     place = np.arange(len(digits)) - np.repeat(starts, np.diff(starts, append=len(digits)))
     if len(digits) and place.max() > 6:
-        raise EvaluationError(f"counts ({_short(text)}) hold a number of more than 35 bits.")
+        raise MaskError(f"counts ({_short(text)}) hold a number of more than 35 bits.")
     parts = (digits & 31) << (5 * place)
     numbers = np.add.reduceat(parts, starts) if len(digits) else parts
     negative = (digits[last] & 16) != 0
