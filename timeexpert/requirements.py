@@ -34,6 +34,8 @@ EXTRAS = {
         "prometheus-client>=0.22",
     ],
     "eval": ["pycocoevalcap>=1.2"],
+    # 0.7 is the first with the detectors' seconds and fractions of frames; it brings OpenCV, which reads no file here.
+    "loomdata": ["scenedetect>=0.7,<0.8"],
     "peft": ["peft>=0.18"],
     "deepspeed": ["deepspeed>=0.19.8"],
     "megatron": ["megatron-core>=0.16"],
@@ -51,7 +53,8 @@ EXTRAS = {
         "triton>=3.4; sys_platform == 'linux'",
     ],
 }
-EXTRAS["test"] += [*EXTRAS["serve"], *EXTRAS["peft"]]
+EXTRAS["loomdata"] += EXTRAS["serve"]  # the page of verification
+EXTRAS["test"] += [*EXTRAS["loomdata"], *EXTRAS["peft"]]
 # lmms-eval asks for av<16, so no pip installs it beside this package: it only talks to a server, from an environment of
 # its own (docs/evaluation.md). So do 0.5.0, 0.6.1 and 0.7; 0.7.3 was tried.
 LMMS_EVAL = "lmms-eval>=0.7.3,<0.8"

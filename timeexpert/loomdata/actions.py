@@ -21,18 +21,18 @@ from .marking import image_part
 MAX_ANSWER, MAX_TEXT = 200_000, 2000  # characters
 _LINE = re.compile(r"from +(\d{1,6}) +to +(\d{1,6}) *: *(.*\S)", re.IGNORECASE)
 
-PROMPT = """You see a piece of a video as a row of frames, in order. The red number in the lower left corner of a frame \
-is its id. In each frame the person in question has a bright outline and a bright mark "1" in the middle; where neither \
-is drawn, the person is not in view.
+PROMPT = """You see a piece of a video as a row of frames, in order. The red number in the lower left corner of a \
+frame is its id. In each frame the person in question has a bright outline and a bright mark "1" in the middle; where \
+neither is drawn, the person is not in view.
 
 Say what this person does, from the first frame to the last one.
 - Divide the frames into ranges that follow each other: every frame is in one range and no frame is in two.
 - Begin a new range where the person's action or movement changes, not after a fixed number of frames. A range has at \
 least {min_frames} frames.
-- Describe in a range what the person does, how they move, what they do with things and with others, and what changes in \
-how they look. Use at most 5 sentences, and make ranges differ from each other.
-- Write of this person alone: nothing about background, setting, camera, mood or feelings, and no mention of the mark or \
-of the frame ids. Write "the person", "he" or "she" as fits.
+- Describe in a range what the person does, how they move, what they do with things and with others, and what changes \
+in how they look. Use at most 5 sentences, and make ranges differ from each other.
+- Write of this person alone: nothing about background, setting, camera, mood or feelings, and no mention of the mark \
+or of the frame ids. Write "the person", "he" or "she" as fits.
 
 Reply with one line for each range, and nothing else, in this form:
 from 0 to 20: The person opens a cupboard and takes out two cups, one in each hand.
@@ -109,7 +109,9 @@ def read_ranges(text: str, num_frames: int, min_frames: int) -> list[Range] | Fa
     if not ranges:
         return Fault("it has no line.")
     if ranges[-1].last != num_frames - 1:
-        return Fault(f"it ends at frame {ranges[-1].last}; frames {ranges[-1].last + 1} to {num_frames - 1} are missing.")
+        return Fault(
+            f"it ends at frame {ranges[-1].last}; frames {ranges[-1].last + 1} to {num_frames - 1} are missing."
+        )
     return ranges
 
 

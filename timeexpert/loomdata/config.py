@@ -15,8 +15,8 @@ class ShotsConfig:
 
     ``detector`` and ``threshold`` are PySceneDetect's; ``threshold: null`` is the tool's own default. KTS looks at
     ``kts_fps`` frames a second, described by their colours, or by ``kts_model``, a vision model of transformers (a
-    folder or a name on the hub). ``kts_penalty`` is the paper's C. Shots shorter than ``min_shot_s`` are merged; a video
-    with more than ``max_shots`` afterwards is dropped.
+    folder or a name on the hub). ``kts_penalty`` is the paper's C. Shots shorter than ``min_shot_s`` are merged; a
+    video with more than ``max_shots`` afterwards is dropped.
     """
 
     detector: Literal["adaptive", "content"] = "adaptive"

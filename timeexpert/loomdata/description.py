@@ -26,7 +26,7 @@ FRAME = (0, 200, 255)
 
 PROMPT = (
     "The first picture is a frame of a video with a box around one person; the second picture shows that person alone. "
-    "Describe how this person looks, so that somebody could pick them out in other frames: kind of person, clothes with "
+    "Describe how this person looks, so that somebody could pick them out in other frames: kind of person, clothes and "
     "their colours, hair, what they wear or carry. Say nothing about actions, place, mood or the box. Reply with one "
     "phrase of at most {max_words} words and nothing else, for example: a woman in a green raincoat with a black hat"
 )

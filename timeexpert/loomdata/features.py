@@ -24,7 +24,7 @@ def colour_features(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
     rows = np.array_split(np.arange(frame.shape[0]), GRID)
     columns = np.array_split(np.arange(frame.shape[1]), GRID)
     parts = [frame[r[0] : r[-1] + 1, c[0] : c[-1] + 1] for r in rows for c in columns if len(r) and len(c)]
-    counts = [np.bincount(part[..., k].ravel() * BINS // 256, minlength=BINS) for part in parts for k in range(3)]
+    counts = [np.bincount(part[..., k].ravel() // (256 // BINS), minlength=BINS) for part in parts for k in range(3)]
     roots = np.sqrt(np.concatenate(counts).astype(np.float32))
     padded = np.zeros(3 * BINS * GRID * GRID, np.float32)
     padded[: len(roots)] = roots

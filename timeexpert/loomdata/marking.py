@@ -57,9 +57,9 @@ def middle(mask: NDArray[np.bool_]) -> tuple[int, int]:
 
 def resized(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
     """``mask`` at another size, nearest pixel."""
-    rows = (np.arange(height) * mask.shape[0] + mask.shape[0] // 2) // height
-    columns = (np.arange(width) * mask.shape[1] + mask.shape[1] // 2) // width
-    return mask[np.minimum(rows, mask.shape[0] - 1)][:, np.minimum(columns, mask.shape[1] - 1)]
+    rows = (2 * np.arange(height) + 1) * mask.shape[0] // (2 * height)
+    columns = (2 * np.arange(width) + 1) * mask.shape[1] // (2 * width)
+    return mask[rows][:, columns]
 
 
 def picture_size(height: int, width: int, most: int) -> tuple[int, int]:
@@ -77,7 +77,10 @@ def as_jpeg(picture: Image.Image) -> bytes:
 
 def image_part(jpeg: bytes) -> dict[str, Any]:
     """A part of a chat message that holds a picture (OpenAI's ``image_url`` with a data address)."""
-    return {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")}}
+    return {
+        "type": "image_url",
+        "image_url": {"url": "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")},
+    }
 
 
 def _write(

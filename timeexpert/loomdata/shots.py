@@ -15,8 +15,8 @@ from timeexpert.data.media import resolve_media
 from timeexpert.data.video import Video
 from timeexpert.errors import UserError
 
-from .features import colour_features
 from .config import ShotsConfig
+from .features import colour_features
 
 SIDE = 256  # pixels of the longer side that PySceneDetect sees; its own down-scaling aims at the same
 SAME_CUT_S = 1e-3

@@ -12,21 +12,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from timeexpert.data.endpoint import Endpoint
 from timeexpert.data.mask_tracks import MaskTrack
-from timeexpert.data.media import resolve_media
+from timeexpert.data.media import MediaError, resolve_media
 from timeexpert.data.pool import Failed, WorkerPool
-from timeexpert.data.video import Video
-from timeexpert.errors import UserError
+from timeexpert.data.video import Video, VideoError
 
 from .asking import Refused, ask_all
 from .config import AnnotateConfig, ShotsConfig
 from .description import DescriptionQuestion
 from .features import VisionFeatures
 from .kts import segment
-from .persons import Found, GroundingDino, PersonDetector
+from .persons import GroundingDino, PersonDetector
 from .review import write_review
 from .shots import Looked, Shot, join, look, shots_between
 from .store import VideoState
@@ -79,7 +76,8 @@ def find_shots(context: Context, states: Sequence[VideoState]) -> Results:
         looked = pool.map((context.media, state.video, config) for state in states)
         for state, seen in zip(states, looked, strict=True):
             if isinstance(seen, Failed):
-                yield state, Refused("unreadable video", seen.about(state.video))
+                kind = "unreadable video" if seen.kind == "refused" else f"decoding failed: {seen.kind}"
+                yield state, Refused(kind, seen.about(state.video))
                 continue
             features = seen.features
             if model is not None:
@@ -205,25 +203,12 @@ def shots_of(state: VideoState) -> list[Shot]:
     return [Shot(start_s, end_s) for start_s, end_s in state.result("shots")["shots"]]
 
 
-def found_of(person: dict[str, Any]) -> Found:
-    """The main person's box."""
-    return Found(tuple(person["box"]), person["score"])
-
-
-def _each(
-    context: Context, states: Sequence[VideoState], one: Callable[[VideoState, Video], Outcome]
-) -> Results:
+def _each(context: Context, states: Sequence[VideoState], one: Callable[[VideoState, Video], Outcome]) -> Results:
     """Video by video; one that cannot be read is refused, and the others go on."""
     for state in states:
         with ExitStack() as stack:
             try:
                 outcome: Outcome | Refused = one(state, stack.enter_context(context.open(state)))
-            except UserError as error:
+            except (VideoError, MediaError) as error:
                 outcome = Refused("unreadable video", str(error))
         yield state, outcome
-
-
-def mask_at(track: MaskTrack, time_s: float, among: Sequence[int]) -> tuple[int, np.ndarray]:
-    """The tracked frame of the numbers ``among`` that is nearest to a time, and its mask, bool [H, W]."""
-    i = nearest(track.times_s, among, time_s)
-    return i, track.mask(i)

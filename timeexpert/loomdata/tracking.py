@@ -19,6 +19,8 @@ from timeexpert.data.video import Video
 from .models import load_pretrained
 from .persons import Box
 
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as SAM2 was trained
+OBJECT = 1  # the person's id in a session
 BLOCK, BLOCKS = 8, 2  # frames decoded together, and how many such blocks are kept
 
 
@@ -34,10 +36,11 @@ class Sam2Tracker:
     """``model`` is a folder or a name on the hub. Raises ``UserError``."""
 
     def __init__(self, model: str, device: str) -> None:
-        from transformers import Sam2VideoModel, Sam2VideoProcessor
+        from transformers import Sam2VideoModel
 
-        self.processor: Any = load_pretrained(Sam2VideoProcessor, model, "track.model")
         self.model: Any = load_pretrained(Sam2VideoModel, model, "track.model", device)
+        side = self.model.config.image_size
+        self._side = (side, side) if isinstance(side, int) else (int(side[0]), int(side[1]))
 
     def track(self, video: Video, times_s: Sequence[float], prompt: int, box: Box) -> MaskTrack:
         """See :class:`Tracker`. From the prompted frame to the end, then to the start."""
@@ -45,8 +48,8 @@ class Sam2Tracker:
 
         info = video.info
         size = (info.height, info.width)
-        session = self._session(_Frames(video, times_s, self.processor.video_processor), size)
-        self.processor.add_inputs_to_inference_session(session, prompt, 1, input_boxes=[[list(box)]])
+        session = self._session(_Frames(video, times_s, self._side), size)
+        self._prompt(session, prompt, box)
         rles: dict[int, str | None] = {}
         with torch.inference_mode():
             for reverse in (False, True):
@@ -67,13 +70,31 @@ class Sam2Tracker:
             inference_device=device,
             inference_state_device=device,
             video_storage_device=device,
+            dtype=self.model.dtype,
         )
         session.processed_frames = frames  # a dict of tensors in transformers; only len() and [i] are used of it
         return session
 
+    def _prompt(self, session: Any, frame: int, box: Box) -> None:
+        """A box is two points with labels 2 and 3, in pixels of the model's own input."""
+        import torch
+
+        height, width = self._side[0] / session.video_height, self._side[1] / session.video_width
+        corners = [[box[0] * width, box[1] * height], [box[2] * width, box[3] * height]]
+        index = session.obj_id_to_idx(OBJECT)
+        points = {
+            "point_coords": torch.tensor([[corners]]),
+            "point_labels": torch.tensor([[[2, 3]]], dtype=torch.int32),
+        }
+        session.add_point_inputs(index, frame, points)
+        session.obj_with_new_inputs = [OBJECT]
+
     def _mask(self, pred_masks: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
-        (masks,) = self.processor.post_process_masks([pred_masks], original_sizes=[list(size)])
-        return masks[0, 0].cpu().numpy()
+        """Logits [1, 1, h, w] as a mask of the video's size: above 0 after bilinear resizing."""
+        from torch.nn.functional import interpolate
+
+        logits = interpolate(pred_masks.float(), size, mode="bilinear", align_corners=False)
+        return (logits[0, 0] > 0).cpu().numpy()
 
     def _forget(self, session: Any, at: int, prompt: int) -> None:
         """Drop what memory attention will not read: it looks back ``reach`` frames, and at the prompted one."""
@@ -90,10 +111,8 @@ class Sam2Tracker:
 class _Frames:
     """The frames of a video as SAM2 wants them, decoded in blocks: a plain square resize, scaled and normalised."""
 
-    def __init__(self, video: Video, times_s: Sequence[float], settings: Any) -> None:
-        self.video, self.times_s = video, list(times_s)
-        self.side = (int(settings.size["height"]), int(settings.size["width"]))
-        self.mean, self.std = settings.image_mean, settings.image_std
+    def __init__(self, video: Video, times_s: Sequence[float], side: tuple[int, int]) -> None:
+        self.video, self.times_s, self.side = video, list(times_s), side
         self._blocks: dict[int, NDArray[np.uint8]] = {}
 
     def __len__(self) -> int:
@@ -108,7 +127,7 @@ class _Frames:
                 self._blocks.pop(next(iter(self._blocks)))
             self._blocks[block] = self.video.frames_at(self.times_s[block * BLOCK : (block + 1) * BLOCK], self.side)[0]
         frame = torch.from_numpy(self._blocks[block][i % BLOCK]).permute(2, 0, 1).float() / 255
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
         return (frame - mean) / std
 
 

@@ -14,6 +14,8 @@ from timeexpert.data.video_index import on_screen
 from .actions import Stretch
 from .shots import Shot
 
+ROUNDED_S = 0.0005  # times in samples are rounded to milliseconds
+
 
 def grid_times_s(frame_times_s: NDArray[np.float64], duration_s: float, fps: float) -> list[float]:
     """Times of the frames that are tracked: those on screen at 0, 1 / fps, 2 / fps ..., each once."""
@@ -57,7 +59,7 @@ def filled(track: MaskTrack, part: MaskTrack) -> MaskTrack:
 
 def within(track: MaskTrack, start_s: float, end_s: float) -> MaskTrack | None:
     """The part of the track from ``start_s`` to before ``end_s``; ``None`` where the person is never visible in it."""
-    numbers = [i for i, t in enumerate(track.times_s) if start_s <= t < end_s]
+    numbers = [i for i, t in enumerate(track.times_s) if start_s - ROUNDED_S <= t < end_s - ROUNDED_S]
     if all(track.rles[i] is None for i in numbers):
         return None
     times = tuple(track.times_s[i] for i in numbers)
