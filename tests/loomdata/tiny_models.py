@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from transformers import (
     BertTokenizerFast,
+    Dinov2Config,
+    Dinov2Model,
     GroundingDinoConfig,
     GroundingDinoForObjectDetection,
     GroundingDinoProcessor,
@@ -15,6 +17,7 @@ from transformers import (
     Sam2VideoModel,
     Sam2VisionConfig,
 )
+from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.grounding_dino.image_processing_pil_grounding_dino import GroundingDinoImageProcessorPil
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "person", "a", "man", "in", "red", "shirt", "with"]
@@ -88,6 +91,8 @@ def save_tiny_sam2(folder: Path) -> Path:
             "iou_head_hidden_dim": 32,
         },
         image_size=SIDE,
+        num_maskmem=3,
+        max_object_pointers_in_encoder=6,
         memory_attention_hidden_size=128,
         memory_attention_num_layers=1,
         memory_attention_feed_forward_hidden_size=64,
@@ -104,4 +109,16 @@ def save_tiny_sam2(folder: Path) -> Path:
             if not parameter.any():
                 parameter.normal_(std=0.1)
     model.save_pretrained(folder)
+    return folder
+
+
+def save_tiny_dino(folder: Path) -> Path:
+    """A DINOv2 that sees 32 x 32 pixels."""
+    torch.manual_seed(2)
+    config = Dinov2Config(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16, mlp_ratio=2
+    )
+    Dinov2Model(config).save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    BitImageProcessorPil(size=size, crop_size=size, do_center_crop=False).save_pretrained(folder)
     return folder

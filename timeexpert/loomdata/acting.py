@@ -22,7 +22,6 @@ def annotate_actions(
     context: Context,
     states: Sequence[VideoState],
     removed: Callable[[VideoState], Sequence[int]],
-    asked: Callable[[], None] = lambda: None,
 ) -> Results:
     """Timed actions of every stretch of shots that carry tracklets; ``removed``: shots whose masks people took away.
 
@@ -45,7 +44,7 @@ def annotate_actions(
     for i, (_, parts) in found.items():
         if len(rows[i]) == len(parts):
             yield states[i], _outcome(context, found[i], rows[i])
-    for number, said in ask_all(context.endpoint, questions, context.config.actions.attempts, asked):
+    for number, said in ask_all(context.endpoint, questions, context.config.actions.attempts):
         i, k = places[number]
         rows[i][k] = _row(found[i][1][k], said)
         if len(rows[i]) == len(found[i][1]):

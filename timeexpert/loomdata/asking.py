@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -36,10 +36,8 @@ class Question(Protocol):
         ...
 
 
-def ask_all(
-    endpoint: Endpoint, questions: Sequence[Question], attempts: int, asked: Callable[[], None] = lambda: None
-) -> Iterator[tuple[int, Any | Refused]]:
-    """(number of the question, what its answer says) as each is settled; ``asked`` is called after each answer.
+def ask_all(endpoint: Endpoint, questions: Sequence[Question], attempts: int) -> Iterator[tuple[int, Any | Refused]]:
+    """(number of the question, what its answer says) as each is settled.
 
     A faulty answer goes back with its fault, up to ``attempts`` questions in all. Only good answers are kept in the
     endpoint's cache, so that a later run asks anew about what was refused. Raises ``EndpointError``.
@@ -56,7 +54,6 @@ def ask_all(
         while number < len(active):
             answer = next(answers)  # calls good() while `number` is still its own
             i, number = active[number], number + 1
-            asked()
             if answer.text is None:
                 del talks[i]
                 yield i, Refused("no answer", answer.error)

@@ -116,7 +116,7 @@ def _decision(body: bytes) -> dict[str, Any]:
         raise RequestError(f"a decision must be JSON: {error}", 400) from None
     if not isinstance(row, dict) or set(row) != set(FIELDS):
         raise RequestError(f"a decision is an object with {', '.join(FIELDS)}.", 400)
-    if type(row["shot"]) is not int or row["round"] not in DECISIONS_OF or type(row["round"]) is not int:
+    if type(row["shot"]) is not int or type(row["round"]) is not int or row["round"] not in DECISIONS_OF:
         raise RequestError("round must be 1 or 2, and shot a number.", 400)
     texts = [row["video"], row["tracks"], *([] if row["decision"] is None else [row["decision"]])]
     if not all(isinstance(text, str) for text in texts):
