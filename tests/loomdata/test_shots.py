@@ -1,5 +1,8 @@
 """Shots: who finds which cut, which boundary a short shot loses, and real clips whose cuts are known."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -75,3 +78,9 @@ def test_cuts_of_a_real_clip_are_found_to_the_frame(shared):
     for cut_s in seen.scene_cuts_s:
         assert min(abs(cut_s - t) for t in noted_s) <= 0.07
     assert set(seen.scene_cuts_s) <= set(ends)
+
+
+def test_processes_that_decode_load_no_torch():
+    code = "import sys; from timeexpert.loomdata.shots import look; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

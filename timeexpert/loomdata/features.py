@@ -28,7 +28,7 @@ def colour_features(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
     roots = np.sqrt(np.concatenate(counts).astype(np.float32))
     padded = np.zeros(3 * BINS * GRID * GRID, np.float32)
     padded[: len(roots)] = roots
-    return padded / np.linalg.norm(padded)
+    return (padded / np.linalg.norm(padded)).astype(np.float32)
 
 
 class VisionFeatures:
@@ -53,4 +53,4 @@ class VisionFeatures:
                 pooled = getattr(out, "pooler_output", None)
                 rows.append((out.last_hidden_state.mean(1) if pooled is None else pooled).float().cpu().numpy())
         table = np.concatenate(rows)
-        return table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12)
+        return (table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12)).astype(np.float32)
