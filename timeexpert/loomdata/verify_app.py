@@ -11,6 +11,7 @@ import asyncio
 import mimetypes
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,8 @@ def serve(out: Path, port: int, *, ready: Callable[[str], None] = lambda url: No
     with listen("127.0.0.1", port) as sock:
         server = uvicorn.Server(uvicorn_config(app, ServingLimits()))
         ready(url_of(sock))
-        asyncio.run(server.serve([sock]))
+        with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped
+            asyncio.run(server.serve([sock]))
 
 
 class _Routes:
