@@ -84,7 +84,7 @@ def test_videos_become_samples_with_times_and_masks(media, tmp_path):
         ("referring_segmentation", 6, 16, "The person does it."),
     ]
     first, masks = samples[:2]
-    assert first.tracks == () and "The person does it." in first.prompt and first.duration_s == 16
+    assert first.tracks == () and "'The person does it'" in first.prompt and first.duration_s == 16
     (track,) = masks.tracks
     assert track.size == (96, 128) and track.times_s[:3] == pytest.approx((0, 0.2, 0.5)) and len(track.times_s) == 16
     expected = np.zeros((96, 128), bool)

@@ -6,6 +6,7 @@ The output folder holds ``videos/`` (a folder per video with a file per step), `
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -149,32 +150,27 @@ class _Run:
             except UserError as error:
                 self._leave_out(name, {"step": "shots", "kind": "unreadable video", "reason": str(error)})
         self.report.videos = len(names)
-        alive = self._models_and_people(states)
+        alive = self._masks(states)
         alive = [state for state in alive if self._passed(state)]
         alive = self._actions(alive)
         self._write(alive)
         return self.report
 
-    def _models_and_people(self, states: list[VideoState]) -> list[VideoState]:
-        config, dino, sam = self.config, identity(self.config.person.model), identity(self.config.track.model)
-        shots, person, found = to_tree(config.shots), config.person, to_tree(config.description)
+    def _masks(self, states: list[VideoState]) -> list[VideoState]:
+        """From shots to the masks that people verify; each step with what its results depend on."""
+        config, person = self.config, self.config.person
+        dino, sam, visible = identity(person.model), identity(config.track.model), config.track.min_visible
         kts_model = identity(config.shots.kts_model) if config.shots.kts_model else None
-        for name, step, settings, after in (
-            ("shots", find_shots, lambda: [shots, kts_model, require_scenedetect()], ()),
-            ("person", find_person, lambda: [dino, person.text, person.min_score, config.track.fps], ("shots",)),
-            ("description", describe, lambda: [found, self.asked, description.PROMPT], ("person",)),
-            ("track", track_person, lambda: [sam], ("person",)),
-            (
-                "find",
-                find_again,
-                lambda: [dino, person.fill_min_score, config.track.min_visible],
-                ("track", "description"),
-            ),
-            ("fill", fill, lambda: [sam, config.track.min_visible], ("find",)),
-        ):
-            made_from = settings()
-            states = self._step(name, step, states, lambda s, m=made_from, a=after: [m, [s.inputs[n] for n in a]])
-        return states
+        looked = [to_tree(config.shots), kts_model, require_scenedetect()]
+        described = [to_tree(config.description), self.asked, description.PROMPT]
+        states = self._step("shots", find_shots, states, _built_on(looked))
+        first = [dino, person.text, person.min_score, config.track.fps]
+        states = self._step("person", find_person, states, _built_on(first, "shots"))
+        states = self._step("description", describe, states, _built_on(described, "person"))
+        states = self._step("track", track_person, states, _built_on([sam], "person"))
+        again = [dino, person.fill_min_score, visible]
+        states = self._step("find", find_again, states, _built_on(again, "track", "description"))
+        return self._step("fill", fill, states, _built_on([sam, visible], "find"))
 
     def _step(
         self,
@@ -270,7 +266,7 @@ class _Run:
         """Shards of the samples; those of other samples, which an earlier run wrote, are replaced."""
         shards = self.out / SHARDS
         with open(self.out / SAMPLES, "rb") as file:
-            samples = hashlib_of(file)
+            samples = hashlib.file_digest(file, "sha256").hexdigest()
         try:
             if shards.is_dir() and read_manifest(shards)["build"].get("samples") != samples:
                 shutil.rmtree(shards)
@@ -290,11 +286,9 @@ class _Run:
         return built.shards
 
 
-def hashlib_of(file: Any) -> str:
-    """SHA-256 of an open file."""
-    import hashlib
-
-    return hashlib.file_digest(file, "sha256").hexdigest()
+def _built_on(settings: Any, *after: str) -> Callable[[VideoState], Any]:
+    """What a step's result for a video is made from: its settings, and what the results before it were made from."""
+    return lambda state: [settings, [state.inputs[name] for name in after]]
 
 
 def total_cost(path: Path) -> dict[str, dict[str, float]]:

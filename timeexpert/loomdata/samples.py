@@ -70,7 +70,7 @@ def _sample(
         id=name,
         video=state.video,
         task=task,
-        prompt=default_instructions().question(task, name, text),
+        prompt=default_instructions().question(task, name, text.rstrip(".") or text),
         events=EventSequence((Event(start_s, end_s, (), text),)),
         duration_s=duration_s,
         source=SOURCE,
