@@ -22,7 +22,6 @@ from timeexpert.loomdata.run import AnnotateError
 
 from .people import FollowsRed, SeesRed, adapters, settings, write_shots
 from .stand_in import PHRASE, annotator, last_id, pictures_of
-from .tiny_models import save_tiny_grounding_dino, save_tiny_sam2
 
 pytest.importorskip("scenedetect")
 ROOT = Path(__file__).resolve().parents[2]
@@ -337,6 +336,8 @@ def test_the_description_is_what_the_detector_looks_for_and_the_pictures_hold_no
 
 def test_real_clips_with_tiny_models_of_transformers(shared, tmp_path, capsys):
     """The whole command on real clips: the models are random, so masks mean nothing; everything else is real."""
+    from .tiny_models import save_tiny_grounding_dino, save_tiny_sam2  # transformers' models, for this test alone
+
     dino, sam2 = save_tiny_grounding_dino(tmp_path / "dino"), save_tiny_sam2(tmp_path / "sam2")
     media = tmp_path / "media"
     media.mkdir()

@@ -47,9 +47,9 @@ from .steps import (
     shots_of,
     track_person,
 )
-from .store import VideoState, digest, open_state
+from .store import VIDEOS, VideoState, digest, open_state
 
-VIDEOS, SHARDS, CACHE = "videos", "shards", "cache"
+SHARDS, CACHE = "shards", "cache"
 SAMPLES, LEFT_OUT, COST, REPORT = "samples.jsonl", "left-out.jsonl", "cost.jsonl", "annotate.json"
 COUNTED = ("requests", "from_cache", "failed", "retries", "prompt_tokens", "completion_tokens")
 Progress = Callable[[int, int, str], None]

@@ -13,6 +13,7 @@ from timeexpert.data.records import SampleError, parse_json
 from timeexpert.data.shard_index import write_atomically
 from timeexpert.errors import UserError
 
+VIDEOS = "videos"  # folder of the states, in the output folder
 PARTIAL = " in part"
 VERSION = 1  # of the steps' results: raise it when a step changes what it makes, so that kept ones are made anew
 

@@ -26,12 +26,11 @@ from timeexpert.serving.gate import Gate, SafeHeaders
 from timeexpert.serving.headers import PAGE_POLICY
 from timeexpert.serving.limits import RequestError, ServingLimits
 from timeexpert.serving.metrics import Metrics
-from timeexpert.serving.run import listen, url_of
 from timeexpert.serving.settings import ServerSettings
 from timeexpert.serving.wire import uvicorn_config
 
 from .review import DECISIONS_OF, PICTURES, Review, ReviewError, decide, reviews
-from .run import VIDEOS
+from .store import VIDEOS
 
 PAGE = Path(__file__).parent / "page"
 MAX_BODY_BYTES = 4096
@@ -64,6 +63,8 @@ def create_app(out: Path) -> FastAPI:
 
 def serve(out: Path, port: int, *, ready: Callable[[str], None] = lambda url: None) -> None:
     """Answer at 127.0.0.1 until Ctrl-C."""
+    from timeexpert.serving.run import listen, url_of  # which loads torch, and nothing else here does
+
     app = create_app(out)
     with listen("127.0.0.1", port) as sock:
         server = uvicorn.Server(uvicorn_config(app, ServingLimits()))
