@@ -40,6 +40,7 @@ setup(
     package_data={
         "": ["*.yaml", "*.html", "*.css", "*.js"],
         "timeexpert.configs": ["**/*.yaml"],
+        "timeexpert.loomdata": ["page/*"],
         "timeexpert.serving": ["page/*"],
     },
     install_requires=NEEDS["REQUIRED"],

@@ -22,7 +22,19 @@ from timeexpert.errors import UserError
 
 COMMANDS_FOLDER = Path(__file__).parent / "commands"
 # The order in help follows a first visit; a command that is missing here comes last.
-ORDER = ("quickstart", "data", "plan", "train", "checkpoint", "eval", "predict", "experts", "serve", "doctor")
+ORDER = (
+    "quickstart",
+    "data",
+    "annotate",
+    "plan",
+    "train",
+    "checkpoint",
+    "eval",
+    "predict",
+    "experts",
+    "serve",
+    "doctor",
+)
 
 EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 2, 130, 141  # 130, 141: what shells say of SIGINT, SIGPIPE
 

@@ -2,7 +2,7 @@
 
 The exact versions that a checkout is developed and tested with are in ``constraints.txt``. The lower ends of these
 ranges passed every test too, installed together on Python 3.12; 18 is the first PyAV with the scaler flags that
-``timeexpert/data/video.py`` needs. Of "serve", openai and schemathesis only the exact versions were tried.
+``timeexpert/data/video.py`` needs. Of "serve", "loomdata", openai and schemathesis only the exact versions were tried.
 """
 
 PYTHON = ">=3.11"
@@ -34,6 +34,8 @@ EXTRAS = {
         "prometheus-client>=0.22",
     ],
     "eval": ["pycocoevalcap>=1.2"],
+    # Before 0.7 its detectors take frame numbers in place of timecodes. It brings OpenCV, which reads no file here.
+    "loomdata": ["scenedetect>=0.7.2,<0.8"],
     "peft": ["peft>=0.18"],
     "deepspeed": ["deepspeed>=0.19.8"],
     "megatron": ["megatron-core>=0.16"],
@@ -51,7 +53,8 @@ EXTRAS = {
         "triton>=3.4; sys_platform == 'linux'",
     ],
 }
-EXTRAS["test"] += [*EXTRAS["serve"], *EXTRAS["peft"]]
+EXTRAS["loomdata"] += EXTRAS["serve"]  # the page of verification
+EXTRAS["test"] += [*EXTRAS["loomdata"], *EXTRAS["peft"]]
 # lmms-eval asks for av<16, so no pip installs it beside this package: it only talks to a server, from an environment of
 # its own (docs/evaluation.md). So do 0.5.0, 0.6.1 and 0.7; 0.7.3 was tried.
 LMMS_EVAL = "lmms-eval>=0.7.3,<0.8"

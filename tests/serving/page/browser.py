@@ -156,7 +156,7 @@ class Tab:
         self.call("Input.insertText", text=text)
 
     def press(self, key: str, *, shift: bool = False) -> None:
-        code, text = KEYS[key]
+        code, text = KEYS.get(key) or (ord(key.upper()), key)  # a letter or a digit
         event = {"key": key, "windowsVirtualKeyCode": code, "modifiers": 8 if shift else 0}
         self.call("Input.dispatchKeyEvent", type="keyDown", **event, **({"text": text} if text else {}))
         self.call("Input.dispatchKeyEvent", type="keyUp", **event)
