@@ -76,7 +76,7 @@ class LoomAnswering(Answering):
             return super().begin(request, video, budget, **how)
         ids, count = self.question_ids(request), len(self.writer.of_task(request.task, len(request.clip.times_s)))
         whole = encode_video(self.model, [*video.ids, *ids[:count]], video.visual)
-        return begin(self.model, whole, ids[count:], self.grammar(request, budget), self.plain, **how)
+        return begin(self.model, whole, ids[count:], self.grammar(request, budget), **how)
 
     def grammar(self, request: Request, budget: Budget) -> TextGrammar:
         """Any text and [SEG], up to the budget."""
