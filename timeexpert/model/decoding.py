@@ -28,8 +28,8 @@ from .row_cache import RowCache, StepCache
 
 STEP_ROWS = 8
 STEP_TOKENS = 24
-READ_TOKENS = 8  # what an answer reads in a step depends on nothing but the answer: fewer slots are left, and it waits
-LONG_QUESTION = 48  # tokens; a longer one passes the decoder in a batch of one, which takes less time than six steps
+READ_TOKENS = 8  # what an answer reads in a step depends on it alone: where fewer slots are left, it waits
+LONG_QUESTION = 32  # tokens; a longer one passes the decoder in a batch of one, which takes less time than its steps
 
 
 class Decodes(Protocol):
@@ -78,14 +78,14 @@ class Routed:
     def of(cls, routings: Sequence[Routing], rows: slice = slice(None)) -> Routed:
         """From the routings of all layers; ``rows`` picks tokens. Of a model without experts nothing is kept."""
         if not routings:
-            return cls(torch.empty(0, dtype=torch.bool), torch.empty(0, dtype=torch.bool))
+            return cls(torch.empty(0, 0, 0, dtype=torch.bool), torch.empty(0, 0, dtype=torch.bool))
         mask = torch.stack([routing.mask_TE[rows] for routing in routings])
         return cls(mask.cpu(), torch.stack([routing.fallback_T[rows] for routing in routings]).cpu())
 
 
 @dataclass(frozen=True)
 class EncodedVideo:
-    """A prompt up to its question: ids, and the keys and values (L, 1, H, S, C) that the decoder keeps of it."""
+    """The beginning of a prompt: ids, and the keys and values (L, 1, H, S, C) that the decoder keeps of it."""
 
     ids: tuple[int, ...]
     keys: Tensor
@@ -149,15 +149,26 @@ class Writing:
 
 def encode_video(model: Decodes, ids: Sequence[int], visual: Tensor) -> EncodedVideo:
     """``ids`` (S,) up to the question, ``visual`` (..., D): the visual tokens of a video."""
-    return _read_alone(model, ids, visual, DynamicCache(config=model.config.text_config))
+    cache = DynamicCache(config=model.config.text_config)
+    _, routings = model.read(torch.tensor([ids], device=visual.device), visual, cache=cache)
+    return EncodedVideo(tuple(ids), *_kept(cache), Routed.of(routings))
 
 
-def _read_alone(model: Decodes, ids: Sequence[int], visual: Tensor | None, cache: Cache) -> EncodedVideo:
-    """``ids`` in a batch of one, behind what ``cache`` holds; the keys and values are of all of it."""
-    input_ids = torch.tensor([ids], device=visual.device if visual is not None else cache.layers[0].keys.device)
-    _, routings = model.read(input_ids, visual, cache=cache)
-    keys, values = zip(*((layer.keys, layer.values) for layer in cache.layers), strict=True)
-    return EncodedVideo(tuple(ids), torch.stack(keys), torch.stack(values), Routed.of(routings))
+def encode_question(model: Decodes, video: EncodedVideo, question: Sequence[int]) -> EncodedVideo:
+    """A video and all of a question about it but its last token, which every answer reads for itself."""
+    *read, _ = question
+    cache = DynamicCache(config=model.config.text_config)
+    for layer, (key, value) in enumerate(zip(video.keys, video.values, strict=True)):
+        cache.update(key, value, layer)
+    _, routings = model.read(torch.tensor([read], device=video.keys.device), cache=cache)
+    before, routed = video.routed, Routed.of(routings)
+    joined = Routed(torch.cat([before.mask, routed.mask], 1), torch.cat([before.fallback, routed.fallback], 1))
+    return EncodedVideo((*video.ids, *read), *_kept(cache), joined)
+
+
+def _kept(cache: DynamicCache) -> tuple[Tensor, Tensor]:
+    """The keys and the values of all layers."""
+    return torch.stack([layer.keys for layer in cache.layers]), torch.stack([layer.values for layer in cache.layers])
 
 
 def begin(
@@ -165,15 +176,11 @@ def begin(
 ) -> Writing:
     """An answer whose question is still to be read. ``grammar`` has a budget of tokens."""
     assert grammar.max_tokens is not None and question
-    prompt, keys, values, routed = [*video.ids, *question], video.keys, video.values, [video.routed]
     if len(question) > LONG_QUESTION:
-        cache = DynamicCache(config=model.config.text_config)
-        for layer, (key, value) in enumerate(zip(video.keys, video.values, strict=True)):
-            cache.update(key, value, layer)
-        longer = _read_alone(model, question[:-1], None, cache)
-        keys, values, routed = longer.keys, longer.values, [video.routed, longer.routed]
-    row = RowCache(keys, values, len(prompt) + grammar.max_tokens)
-    return Writing(grammar, prompt, row, routed=routed if record else None)
+        video, question = encode_question(model, video, question), question[-1:]
+    prompt = [*video.ids, *question]
+    row = RowCache(video.keys, video.values, len(prompt) + grammar.max_tokens)
+    return Writing(grammar, prompt, row, routed=[video.routed] if record else None)
 
 
 def step(model: Decodes, answers: Sequence[Writing], refused: RefusedTokens) -> None:
