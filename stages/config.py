@@ -53,7 +53,9 @@ class StageConfig:
     are shares of the videos drawn (``samples``) or of their tokens, padding left out; ``num_frames``: frames per video,
     one of them drawn per video (``growing``: the first of them at the start of the stage, the last at its end; needs
     ``batch_videos`` alone); ``snap``: target times to sampled frames (``none`` keeps them, ``nearest`` as TRACE,
-    ``inside``: first and last sampled frame of the event).
+    ``inside``: first and last sampled frame of the event). ``frames_of`` and ``questions_of``: numbers of data
+    sets that are read otherwise (a mix file may say them), in place of ``num_frames``, whose largest they cannot pass,
+    and of ``questions_per_video``.
     A batch holds at most ``batch_videos`` videos and ``batch_tokens`` padded tokens; ``accumulate`` batches make one
     optimizer step, over all ranks together. ``optimizer``: ``adamw`` (the paper's); ``muon`` for the matrices of
     attention and shared experts with ``adamw`` for the rest, at ``matrix_lr`` (None: ``lr``): fewer steps from nothing
@@ -74,6 +76,8 @@ class StageConfig:
     sampling: Literal["random", "uniform"] = "random"
     snap: Literal["none", "nearest", "inside"] = "none"
     questions_per_video: int = 1
+    frames_of: dict[str, int] = field(default_factory=dict)
+    questions_of: dict[str, int] = field(default_factory=dict)
     batch_videos: int | None = None
     batch_tokens: int | None = 16384
     max_tokens: int = 4096
@@ -119,7 +123,26 @@ class StageConfig:
             raise ConfigError(f"mix of stage {self.name!r} is empty; name at least one data set of data.train.")
         if min(self.mix.values()) < 0 or not any(self.mix.values()):
             raise ConfigError(f"mix of stage {self.name!r} ({self.mix}): weights are 0 or more, and not all 0.")
+        self._check_own()
         self._check_batch()
+
+    def _check_own(self) -> None:
+        for of in ("frames_of", "questions_of"):
+            for name, value in getattr(self, of).items():
+                if name not in self.mix:
+                    raise ConfigError(f"{of} of stage {self.name!r} names {name!r}, which its mix lacks.")
+                if value < 1:
+                    raise ConfigError(f"{of}.{name} of stage {self.name!r} ({value}) must be 1 or more.")
+        for name, value in self.frames_of.items():
+            if value > max(self.num_frames):
+                raise ConfigError(
+                    f"frames_of.{name} of stage {self.name!r} ({value}) is more than its num_frames "
+                    f"({max(self.num_frames)}), which memory is counted for. Raise num_frames, or lower it."
+                )
+
+    def frames(self, name: str) -> tuple[int, ...]:
+        """How many frames may be sampled of a video of the data set ``name``."""
+        return (self.frames_of[name],) if name in self.frames_of else self.num_frames
 
     def _check_batch(self) -> None:
         if self.batch_videos is None and self.batch_tokens is None:
@@ -225,9 +248,12 @@ class RunConfig:
         for stage in stages:
             if isinstance(stage, dict) and isinstance(stage.get("mix"), str):
                 mix = load_mix(stage["mix"])  # a data set of weight 0 need not be there
-                shares = {dataset.name: mix.mix[dataset.name] for dataset, _ in mix.used()}
-                train = {name: name for name in shares} | train
-                stage = {"mix_by": mix.mix_by, **stage, "mix": shares}
+                train = {name: name for name in mix.weights} | train
+                own = {
+                    field: {d.name: getattr(d, of) for d, _ in mix.used() if getattr(d, of) is not None}
+                    for field, of in (("frames_of", "num_frames"), ("questions_of", "questions_per_video"))
+                }
+                stage = {"mix_by": mix.mix_by, **own, **stage, "mix": mix.weights}
             written.append(stage)
         return tree | {"stages": written, "data": data | {"train": train}}
 

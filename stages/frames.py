@@ -41,7 +41,7 @@ def check_frames(config: RunConfig, stage: StageConfig, dataset: Open) -> None:
             )
         _refuse_trained(stage, f"stages.{stage.name}.mix: {', '.join(features)}", bool(features))
         for name, kind in features.items():
-            refuse_missing_frames(kind, stage.num_frames, stage.sampling, _where(stage, name))
+            refuse_missing_frames(kind, stage.frames(name), stage.sampling, _where(stage, name))
     with suppress(ShardError):
         held_out = _held_out(config, stage, dataset)
         _refuse_trained(stage, f"data.eval: {config.data.eval}", held_out is not None)

@@ -194,6 +194,8 @@ class Trainer:
             questions_per_video=stage.questions_per_video,
             max_tokens=stage.max_tokens,
             seed=self.config.train.seed,
+            frames_of=tuple(stage.frames_of.get(name) for name in stage.mix),
+            questions_of=tuple(stage.questions_of.get(name) for name in stage.mix),
             total_draws=stage.steps * stage.accumulate * stage.batch_videos if growing else None,  # type: ignore[operator]
         )
         sources = [VideoQuestions(self.dataset(self.config.data.train[name]), stage.tasks) for name in stage.mix]

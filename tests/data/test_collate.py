@@ -283,3 +283,11 @@ def test_frame_counts_grow_over_the_stage_where_asked() -> None:
     growing = Reading(num_frames=(1, 2, 4), total_draws=6)
     rng = np.random.default_rng(0)
     assert [growing.count(SampleRef(0, 0, 0, serial), rng) for serial in range(8)] == [1, 1, 2, 2, 4, 4, 4, 4]
+
+
+def test_a_data_set_of_a_mix_may_have_frames_and_questions_of_its_own() -> None:
+    reading = Reading((4, 6), questions_per_video=2, frames_of=(None, 1), questions_of=(5, None))
+    first, second = (SampleRef(dataset=place, index=0, epoch=0, serial=7) for place in (0, 1))
+    rng = np.random.default_rng(0)
+    assert {reading.count(first, rng) for _ in range(20)} == {4, 6} and reading.count(second, rng) == 1
+    assert (reading.questions(first), reading.questions(second)) == (5, 2)

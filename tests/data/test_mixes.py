@@ -150,3 +150,45 @@ def test_instructions_of_a_data_set_are_read_with_its_mix(tmp_path):
     (tmp_path / "own.yaml").write_text(own)
     with pytest.raises(ConfigError, match=r"own\.yaml: .*questions\.yaml.*general is empty"):
         load_mix(tmp_path / "own.yaml")
+
+
+def test_videolooms_mix_sums_to_the_samples_of_table_9():
+    mix = load_mix("data/video_loom")
+    assert sum(mix.weights.values()) == pytest.approx(1315.4)  # thousands: items x repeats
+    assert (mix.weights["refcocog"], mix.weights["mevis"], mix.weights["llava_665k"]) == (68, 19.2, 665)
+    masked = {d.name for d, _ in mix.used() if d.tasks == ("referring_segmentation",)}
+    assert masked == {
+        "refcoco", "refcoco_plus", "refcocog", "grand_f_auto", "grand_f_human", "loomdata_refvos", "ref_youtube_vos",
+        "mevis", "revos",
+    }  # fmt: skip
+    assert mix.weights.keys() == {d.name for d in mix.datasets}
+    frames = {d.name: d.num_frames for d, _ in mix.used()}
+    assert (frames["charades"], frames["youcook2"], frames["qvhighlights"], frames["mevis"]) == (64, 128, 75, 64)
+    assert {d.options().split for d, _ in mix.used() if d.format == "refcoco"} == {"train"}
+
+
+def test_a_stage_reads_each_data_set_of_a_mix_with_its_own_numbers(own):
+    own.write_text(OWN.replace("annotations: [a.json], videos: a}", "annotations: [a.json], videos: a, num_frames: 8}"))
+    run = load(RunConfig, config_path("aria"), [f"stages.sft.mix={own}", "stages.sft.questions_of={b: 3}"])
+    stage = run.stages[2]
+    assert (stage.frames_of, stage.questions_of) == ({"a": 8, "b": 8}, {"b": 3})
+    assert stage.frames("a") == (8,)
+    with pytest.raises(ConfigError, match=r"frames_of.a of stage 'sft' \(8\) is more than its num_frames \(4\)"):
+        load(RunConfig, config_path("aria"), [f"stages.sft.mix={own}", "stages.sft.num_frames=[4]"])
+    with pytest.raises(ConfigError, match="questions_of of stage 'sft' names 'z', which its mix lacks"):
+        load(RunConfig, config_path("aria"), [f"stages.sft.mix={own}", "stages.sft.questions_of={z: 3}"])
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("repeats: {aa: 2}", "repeats names 'aa', which mix lacks. Did you mean 'a'"),
+        ("repeats: {a: 0}", r"repeats.a \(0.*\) must be more than 0"),
+    ],
+)
+def test_repeats_are_checked_and_counted(own, line, words):
+    own.write_text(OWN + line + "\n")
+    with pytest.raises(ConfigError, match=words):
+        load_mix(own)
+    own.write_text(OWN + "repeats: {a: 3}\n")
+    assert load_mix(own).weights == {"a": 0.75, "b": 0.75}

@@ -232,7 +232,7 @@ def _print_table(report: dict[str, Any]) -> None:
         remarks = [row["damage"]] if row["damage"] else []
         remarks += [f"pixels are {row['pixel_aspect']:g} times as wide as high"] if row["pixel_aspect"] != 1 else []
         remarks += [f"starts at {row['first_pts_s']:g} s in the file"] if row["first_pts_s"] else []
-        remarks += [f"{row['tracks']} tracks of masks"] if row["tracks"] else []
+        remarks += [f"tracks of masks: {row['tracks']}"] if row["tracks"] else []
         remarks += past
         table.add_row(
             escape(row["path"]),

@@ -32,7 +32,8 @@ class Reading:
     """How videos become token rows in one stage.
 
     ``num_frames``: one of these is drawn per video; with ``total_draws`` the first serves the first draws of
-    the stage and the last its last, in equal parts.
+    the stage and the last its last, in equal parts. ``frames_of`` and ``questions_of``: numbers of their own for the
+    data sets of a mix, by their places; ``None`` where those of all hold.
     """
 
     num_frames: tuple[int, ...]
@@ -43,14 +44,23 @@ class Reading:
     max_tokens: int = 4096
     seed: int = 0
     total_draws: int | None = None
+    frames_of: tuple[int | None, ...] = ()
+    questions_of: tuple[int | None, ...] = ()
 
     def count(self, ref: SampleRef, rng: np.random.Generator) -> int:
         """Frames to sample for one draw."""
         drawn = int(rng.choice(self.num_frames))
+        if self.frames_of and (own := self.frames_of[ref.dataset]) is not None:
+            return own
         if self.total_draws is None:
             return drawn
         place = ref.serial * len(self.num_frames) // self.total_draws
         return self.num_frames[min(place, len(self.num_frames) - 1)]
+
+    def questions(self, ref: SampleRef) -> int:
+        """How many questions one draw packs behind its video, at most."""
+        own = self.questions_of[ref.dataset] if self.questions_of else None
+        return self.questions_per_video if own is None else own
 
 
 @dataclass(frozen=True)
@@ -309,7 +319,7 @@ class BatchLoader:
         """Tokens of a draw, before decoding anything (an upper bound: one frame may be on screen at several times)."""
         rng, reading = self._rng(ref), self.reading
         frames = reading.count(ref, rng)
-        there, samples = self.sources[ref.dataset].frames_and_pick(ref.index, reading.questions_per_video, rng)
+        there, samples = self.sources[ref.dataset].frames_and_pick(ref.index, reading.questions(ref), rng)
         frames = min(frames, there or frames)
         total = self.writer.video_length(frames)
         for sample in samples:
@@ -326,7 +336,7 @@ class BatchLoader:
         """One draw as a token row, and what was left out."""
         rng, reading, source = self._rng(ref), self.reading, self.sources[ref.dataset]
         count = reading.count(ref, rng)
-        samples = source.pick(ref.index, reading.questions_per_video, rng)
+        samples = source.pick(ref.index, reading.questions(ref), rng)
         video = int(source.videos[ref.index])
         mode = "random" if reading.sampling == "random" else "uniform"
         try:

@@ -21,7 +21,7 @@ _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 @dataclass(frozen=True, kw_only=True)
 class Instructions:
     """The wordings of each task's question; one of them is chosen per sample. ``grounded_captioning`` is no task of its
-    own: a general answer whose phrases have masks."""
+    own: a referring segmentation whose answer is a caption with masks."""
 
     general: tuple[str, ...]
     dense_captioning: tuple[str, ...]

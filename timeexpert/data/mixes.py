@@ -7,17 +7,18 @@ other mixes (``extends: datasets``). The same file tells training what to draw a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from timeexpert.config import ConfigError, load
 from timeexpert.data.formats import ConvertOptions, get
 from timeexpert.data.instructions import load_instructions
 from timeexpert.data.mixture import MixBy
+from timeexpert.data.records import TASKS
 from timeexpert.errors import did_you_mean
 from timeexpert.paths import config_path
 
-TASK_TYPES = ("general", "dense_captioning", "moment_retrieval", "highlight_detection", "action_segmentation")
+TASK_TYPES = TASKS
 ANNOTATIONS, VIDEOS, SAMPLES, SHARDS = "annotations", "videos", "samples", "shards"  # folders of a data root
 
 
@@ -29,7 +30,9 @@ class DatasetConfig:
     says; ``page`` and ``get``: where it is and what to fetch. ``format``: its converter. ``annotations``: files under
     ``annotations/``, ``*`` allowed; ``videos``: the folder under ``videos/`` from which the samples' video paths start;
     ``video_template`` and ``clip_to_duration``: options of the converter. ``instructions``: the file of questions
-    (``data/instructions``, or your own) that replace the format's. Paths cannot leave the root.
+    (``data/instructions``, or your own) that replace the format's. Paths cannot leave the root. ``split``: the rows
+    that are converted, where a format names splits. ``num_frames`` and ``questions_per_video``: what a stage that names
+    the mix reads of each video of this data set, in place of its own numbers.
     """
 
     name: str
@@ -43,6 +46,9 @@ class DatasetConfig:
     video_template: str | None = None
     clip_to_duration: bool = False
     instructions: str | None = None
+    split: str | None = None
+    num_frames: int | None = None
+    questions_per_video: int | None = None
 
     def __post_init__(self) -> None:
         if not self.name.replace("_", "").replace("-", "").isalnum():
@@ -52,14 +58,18 @@ class DatasetConfig:
                 raise ConfigError(
                     f"tasks: {task!r} is not one of {', '.join(TASK_TYPES)}.{did_you_mean(task, TASK_TYPES)}"
                 )
-        for field in ("tasks", "annotations"):
-            if not getattr(self, field):
-                raise ConfigError(f"{field} is empty; list at least one.")
+        for name in ("tasks", "annotations"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name} is empty; list at least one.")
         if not self.page.startswith(("https://", "http://")):
             raise ConfigError(f"page ({self.page!r}) must be the address of the data set's page.")
         for path in (*self.annotations, self.videos):
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or not path.strip():
                 raise ConfigError(f"path ({path!r}) must be relative and without '..': it lies under the data root.")
+        for name in ("num_frames", "questions_per_video"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} ({value}) must be 1 or more, or left out.")
         get(self.format), self.options()  # raise where they cannot be
 
     def options(self) -> ConvertOptions:
@@ -70,6 +80,7 @@ class DatasetConfig:
             clip_to_duration=self.clip_to_duration,
             tasks=self.tasks,
             instructions=load_instructions(self.instructions) if self.instructions is not None else None,
+            split=self.split,
         )
 
     def annotation_files(self, root: Path) -> tuple[list[Path], list[str]]:
@@ -86,6 +97,7 @@ class DatasetConfig:
 @dataclass(frozen=True, kw_only=True)
 class MixConfig:
     """``mix``: weights by the name of a data set, any numbers from 0, relative to each other; 0 leaves it out.
+    ``repeats``: how often a data set is counted (1), for mixes that are published as items and repeats.
 
     ``mix_by``: whether they are shares of the videos drawn (samples) or of their tokens. ``datasets``: what names mean.
     """
@@ -94,6 +106,7 @@ class MixConfig:
     mix: dict[str, float]
     datasets: tuple[DatasetConfig, ...]
     mix_by: MixBy = "samples"
+    repeats: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         known = [dataset.name for dataset in self.datasets]
@@ -107,16 +120,25 @@ class MixConfig:
                 )
             if weight < 0:
                 raise ConfigError(f"mix.{name} ({weight}) must be 0 or more.")
+        for name, times in self.repeats.items():
+            if name not in self.mix:
+                raise ConfigError(f"repeats names {name!r}, which mix lacks.{did_you_mean(name, self.mix)}")
+            if not times > 0:
+                raise ConfigError(f"repeats.{name} ({times}) must be more than 0. The weight 0 in mix leaves it out.")
         if not any(self.mix.values()):
             raise ConfigError("mix is empty, or all its weights are 0; name at least one data set.")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights of the data sets that are drawn from, repeats counted, in the order of ``mix``."""
+        return {name: round(weight * self.repeats.get(name, 1), 6) for name, weight in self.mix.items() if weight > 0}
 
     def used(self) -> Iterator[tuple[DatasetConfig, float]]:
         """The data sets that are drawn from, in the order of ``mix``, with their shares, which add up to 1."""
         by_name = {dataset.name: dataset for dataset in self.datasets}
-        total = sum(self.mix.values())
-        for name, weight in self.mix.items():
-            if weight > 0:
-                yield by_name[name], weight / total
+        total = sum(self.weights.values())
+        for name, weight in self.weights.items():
+            yield by_name[name], weight / total
 
 
 def load_mix(name: str | Path) -> MixConfig:

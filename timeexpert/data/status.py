@@ -234,6 +234,7 @@ def _next_steps(
         options += ["--video-template", dataset.video_template] if dataset.video_template else []
         options += ["--clip-to-duration"] if dataset.clip_to_duration else []
         options += ["--instructions", dataset.instructions] if dataset.instructions else []
+        options += ["--split", dataset.split] if dataset.split else []
         make = "" if samples.parent.is_dir() else f"{shlex.join(['mkdir', '-p', str(samples.parent)])} && "
         yield make + _command("convert", dataset.format, *files, "-o", samples, *options)
     media = root / VIDEOS / dataset.videos

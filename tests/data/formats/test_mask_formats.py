@@ -232,7 +232,7 @@ def test_grand_f_marks_the_phrases_of_a_caption_in_their_order(tmp_path, convert
     assert detect(path) == "grand_f"
     (sample,), rejected = convert_file("grand_f", path)
     assert not rejected and same_answer(sample)
-    assert (sample.task, sample.video) == ("general", "a.jpg.mp4")
+    assert (sample.task, sample.video) == ("referring_segmentation", "a.jpg.mp4")
     assert sample.prompt in default_instructions().grounded_captioning
 
 

@@ -275,12 +275,12 @@ def _question(draft: Draft, events: Sequence[Event], sample_id: str, options: Co
     own = draft.prompt
     if own is not None and (options.instructions is None or draft.task == "general"):
         return own
-    query, texts = draft.query, {event.text for event in events}
-    if query is None and draft.task in ASK_ABOUT:
+    query, texts, ask = draft.query, {event.text for event in events}, draft.ask or draft.task
+    if query is None and ask in ASK_ABOUT:
         if own is not None and (len(texts) > 1 or "" in texts):  # it asks about no one thing
             return own
         query = texts.pop()
-    return (options.instructions or default_instructions()).question(draft.ask or draft.task, sample_id, query)
+    return (options.instructions or default_instructions()).question(ask, sample_id, query)
 
 
 def number(value: Any, name: str) -> float:

@@ -6,7 +6,7 @@
 - Flickr30k: COCO's ``images`` with ``caption``, and ``annotations`` with ``tokens_positive`` and ``sam_mask``.
 
 The answer is the caption with ``<p> phrase </p> [SEG]`` for each phrase in its order, so the i-th track is the i-th
-phrase's. It is a general sample about a one-frame video of the picture.
+phrase's. It is a referring segmentation about a one-frame video of the picture.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _drafts(row: Row) -> Drafts:
     yield Draft(
         key=row.key,
         video=text_of(picture, "file_name") + ".mp4",
-        task="general",
+        task="referring_segmentation",
         ask=ASK,
         events=[RawEvent((), (), _answer(caption, placed))],
         meta=meta,
@@ -153,7 +153,7 @@ def _matches(first: Any) -> bool:
 
 FORMAT = Format(
     "grand_f",
-    "GranD-f (GLaMM): captions of pictures whose phrases have masks; general questions, answers with [SEG]",
+    "GranD-f (GLaMM): captions of pictures whose phrases have masks; an answer holds a [SEG] for each",
     _rows,
     _matches,
     _drafts,
