@@ -60,8 +60,14 @@ def answerer(
 
 def _as_answer(prediction: Prediction) -> Answer:
     row = prediction.to_json()
-    told = {"text": prediction.text, "tracks": prediction.tracks}
-    return Answer(prediction.events, row["problems"], row["frame_times_s"], row["duration_s"], **told)
+    return Answer(
+        prediction.events,
+        row["problems"],
+        row["frame_times_s"],
+        row["duration_s"],
+        text=prediction.text,
+        tracks=prediction.tracks,
+    )
 
 
 def run_eval_data(run: Path) -> Path:

@@ -71,6 +71,11 @@ def test_the_three_kinds_are_asked_and_scored_with_their_controls(
         assert document["tasks"][name]["counts"]["questions"] == number
     assert document["tasks"]["loombench_combined"]["policies"]["masks"] == "inside the predicted segment"
 
+    words = ["eval", str(tiny_run), "--data", str(loom), "-o", str(tmp_path / "out"), "--device", "cpu"]
+    assert main([*words, "--task", "loombench_where"]) == 2  # other questions: the answers stay as they are
+    assert "was begun with another questions (['loombench_combined', 'loombench_when'" in capsys.readouterr().err
+    assert rows(tmp_path / "out" / "predictions.jsonl") == kept
+
     asked.clear()  # without a model, from the file: the same figures
     told, whole = str(tmp_path / "out" / "predictions.jsonl"), document["tasks"]
     assert main(["score", told, str(loom), "--task", "loombench", "--no-intervals", "--json"]) == 0

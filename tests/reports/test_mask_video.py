@@ -12,7 +12,8 @@ from timeexpert.data.mask_tracks import MaskTrack
 from timeexpert.data.video import Video
 from timeexpert.reports import mask_video
 from timeexpert.reports.errors import ReportError
-from timeexpert.reports.mask_video import COLOURS, draw_strip, paint, seen_spans, write_mask_video
+from timeexpert.reports.mask_video import COLOURS, draw_strip, seen_spans, write_mask_video
+from timeexpert.reports.timeline import PREDICTED
 from timeexpert.tokenization import Event, EventSequence
 
 EVENTS = EventSequence((Event(1.0, 2.0, text="it moves"),))
@@ -25,15 +26,8 @@ def half(left: bool) -> np.ndarray:
     return mask
 
 
-def test_a_mask_colours_its_pixels_and_its_outline_is_opaque() -> None:
-    frame = np.full((12, 12, 3), 100, np.uint8)
-    mask = np.zeros((12, 12), dtype=bool)
-    mask[2:10, 2:10] = True
-    paint(frame, mask, (200, 0, 100))
-    assert (
-        (frame[~mask] == 100).all() and (frame[2, 2:10] == (200, 0, 100)).all() and (frame[3, 3] == (200, 0, 100)).all()
-    )
-    assert (frame[5, 5] == (145, 55, 100)).all()  # 55 parts of the picture, 45 of the colour
+def rgb(colour: str) -> np.ndarray:
+    return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
 
 
 def test_each_object_is_drawn_where_and_when_it_is(tmp_path: Path) -> None:
@@ -50,14 +44,14 @@ def test_each_object_is_drawn_where_and_when_it_is(tmp_path: Path) -> None:
     def tint(t: int, colour: int, left: bool) -> float:
         """How far the half's mean colour lies from the colour: 0 where the mask is opaque."""
         part = pictures[t, 20:220, 10:150] if left else pictures[t, 20:220, 170:310]
-        return float(np.abs(part.reshape(-1, 3).mean(0) - COLOURS[colour]).max())
+        return float(np.abs(part.reshape(-1, 3).mean(0) - rgb(COLOURS[colour])).max())
 
     with Video.open(source) as video:
         plain = video.frames_at([0.4, 1.4, 2.4], (240, 320))[0]
     for t, left_shown, right_shown in ((2, True, False), (7, True, True), (12, False, True)):
         bare = plain[(t - 2) // 5].astype(float)
         for shown, colour, columns in ((left_shown, 0, slice(10, 150)), (right_shown, 1, slice(170, 310))):
-            before = np.abs(bare[20:220, columns].reshape(-1, 3).mean(0) - COLOURS[colour]).max()
+            before = np.abs(bare[20:220, columns].reshape(-1, 3).mean(0) - rgb(COLOURS[colour])).max()
             after = tint(t, colour, columns.start == 10)
             assert bool(after < 0.75 * before) is shown, (t, colour, before, after)
 
@@ -66,9 +60,9 @@ def test_the_strip_has_a_row_for_events_and_one_per_object() -> None:
     track = MaskTrack.from_masks([half(True), np.zeros((12, 16)), half(True)], [0.0, 1.0, 2.0])
     strip = draw_strip((track,), EVENTS, 4.0, 416)  # 100 pixels a second, 8 at each side
     events, object_row = strip[8], strip[8 + 18 + 12]
-    blue = np.array(mask_video.EVENT)
+    blue = rgb(PREDICTED)
     assert (events[8 + 105 : 8 + 195] == blue).all() and (events[8 + 5 : 8 + 95] != blue).any()
-    colour = np.array(COLOURS[0])
+    colour = rgb(COLOURS[0])
     on = (object_row == colour).all(-1)
     assert on[8 + 90 : 8 + 95].all() and not on[8 + 105 : 8 + 195].any() and on[8 + 205 : 8 + 295].all()
     assert not on[8 + 305 :].any()

@@ -69,8 +69,8 @@ def run(args: argparse.Namespace) -> int:
         _check_masks(named or [], predictor)
         wanted = [task.name for task in named] if named else scored_tasks(predictor.draws_masks)
         samples = scored_questions(questions, args.max_questions, dataset.path, wanted)
-        present = {sample.task for sample in samples}
         tasks = [task for task in map(task_named, wanted) if any(map(task.takes, samples))]
+        present = {next(t.asks if t.kind is None else t.name for t in tasks if t.takes(s)) for s in samples}
         check_convention(tasks, args.convention)
         folder = EvaluationFolder(args.out or _default_folder(args, dataset.path), engine.rank)
         settings = _settings(args, predictor, dataset.path, sorted(present))

@@ -231,7 +231,7 @@ def _masks(answer: LoomAnswer | None, shape: tuple[int, ...]) -> NDArray[Any] | 
 
 def _true_masks(name: str, question: LoomQuestion) -> NDArray[Any]:
     masks = question.masks() if callable(question.masks) else question.masks
-    if not is_masks(masks) or masks.ndim != 3 or np.shape(question.frame_times_s) != masks.shape[:1]:  # type: ignore[union-attr]
+    if not is_masks(masks) or masks.ndim != 3 or _times(question).shape != masks.shape[:1]:  # type: ignore[union-attr]
         raise _lacks_masks(name, question)
     return masks  # type: ignore[return-value]
 

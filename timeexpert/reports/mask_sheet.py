@@ -44,13 +44,15 @@ def mask_sheet(video: Path, tracks: Sequence[MaskTrack], out: Path) -> None:
     Image.fromarray(np.concatenate(cells, axis=1)).save(out)
 
 
-def marked(frame: NDArray[np.uint8], mask: NDArray[np.bool_], colour: str) -> NDArray[np.uint8]:
-    """``frame`` [H, W, 3] with ``colour`` (``#rrggbb``) mixed into ``mask`` [H, W] and covering its edge."""
+def marked(frame: NDArray[np.uint8], mask: NDArray[np.bool_], colour: str, edge: int = 1) -> NDArray[np.uint8]:
+    """``frame`` [H, W, 3] with ``colour`` (``#rrggbb``) mixed into ``mask`` [H, W] and covering its ``edge`` pixels."""
     rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], dtype=np.float32)
     out = frame.astype(np.float32)
     out[mask] = (1 - SHARE) * out[mask] + SHARE * rgb
-    padded = np.pad(mask, 1)
-    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    inner = mask
+    for _ in range(edge):
+        padded = np.pad(inner, 1)
+        inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     out[mask & ~inner] = rgb
     return out.astype(np.uint8)
 

@@ -21,13 +21,14 @@ from timeexpert.tokenization import EventSequence
 
 from .drawing import INK, MUTED, PAPER, one_line
 from .errors import ReportError
+from .mask_sheet import marked
+from .timeline import PREDICTED
 
 MAX_SIDE, MAX_FPS, MAX_FRAMES = 960, 30.0, 3000  # of the written video: pixels, frames per second, frames
 MIN_WIDTH = 320  # narrower videos are enlarged, or the strip could not be read
 AT_ONCE = 32  # frames in memory
-COLOURS = ((86, 180, 233), (255, 154, 92), (47, 211, 162), (238, 148, 198), (227, 212, 79), (167, 176, 245))
-STRENGTH = 0.45  # of a mask's colour over the picture
-EVENT = (0, 114, 178)
+COLOURS = ("#56b4e9", "#ff9a5c", "#2fd3a2", "#ee94c6", "#e3d44f", "#a7b0f5")  # bright, as on the server's page
+EDGE = 2  # pixels of a mask's outline
 PAD, ROW, GAP, TICKS = 8, 14, 4, 20  # pixels of the strip
 MAX_ROWS = 8  # objects with a row of their own
 
@@ -87,18 +88,8 @@ def _painted(
                     last[number] = place, scaled(track.mask(place), size) if shown else None
                 mask = last[number][1]
                 if mask is not None:
-                    paint(frame, mask, COLOURS[number % len(COLOURS)])
+                    frame = marked(frame, mask, COLOURS[number % len(COLOURS)], EDGE)
             yield frame
-
-
-def paint(frame: NDArray[np.uint8], mask: NDArray[np.bool_], colour: tuple[int, int, int]) -> None:
-    """Lay ``colour`` over ``mask`` of a frame uint8 [H, W, 3], in place; the outline is opaque, 2 pixels wide."""
-    inner = mask.copy()
-    for _ in range(2):
-        edge = np.pad(inner, 1)
-        inner &= edge[:-2, 1:-1] & edge[2:, 1:-1] & edge[1:-1, :-2] & edge[1:-1, 2:]
-    frame[inner] = ((1 - STRENGTH) * frame[inner] + STRENGTH * np.array(colour)).astype(np.uint8)
-    frame[mask & ~inner] = colour
 
 
 def draw_strip(tracks: Sequence[MaskTrack], events: EventSequence, duration_s: float, width: int) -> NDArray[np.uint8]:
@@ -120,7 +111,7 @@ def draw_strip(tracks: Sequence[MaskTrack], events: EventSequence, duration_s: f
     pen.rectangle((PAD, PAD, width - PAD, PAD + ROW - 1), fill="#edf0f3")
     for event in timed:
         start_s, end_s = event.start_s or 0.0, event.end_s or 0.0
-        bar(PAD, start_s, end_s, EVENT)
+        bar(PAD, start_s, end_s, PREDICTED)
         words = one_line(event.text)
         while words and pen.textlength(words, font=font) > x(end_s) - x(start_s) - 6:
             words = words[:-1]
