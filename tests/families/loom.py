@@ -74,8 +74,8 @@ def make(text: SentencePieceText, seed: int = 0, **changes: Any) -> VideoLoom:
     torch.manual_seed(seed)
     model: VideoLoom = FAMILY.new(FAMILY.config(own, text, "sdpa"), own, text).eval()
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1 or not parameter.any():
+        for name, parameter in model.named_parameters():
+            if ".lora_" not in name and (parameter.ndim == 1 or not parameter.any()):
                 parameter.add_(0.05 * torch.randn_like(parameter))
         model.mask_head.sam.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(9.0)
     return model

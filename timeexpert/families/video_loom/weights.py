@@ -80,10 +80,9 @@ def _fill(
     loaded = []
     for name, value in SafetensorsFolder(folder):
         target = prefix + rename(name)
-        if target not in own:  # LoRA keeps the matrix beside itself
-            target = target.removesuffix(".weight") + ".base_layer.weight"
-        if target not in own and (bias := target.removesuffix(".base_layer.weight")).endswith(".bias"):
-            target = bias.removesuffix(".bias") + ".base_layer.bias"
+        if target not in own:  # LoRA keeps the matrix and its bias beside itself
+            owner, _, kind = target.rpartition(".")
+            target = f"{owner}.base_layer.{kind}"
         if target not in own:
             continue
         shape = own[target].shape
