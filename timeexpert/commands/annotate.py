@@ -29,7 +29,7 @@ examples:
   timeexpert annotate videos -o loom --verify                  # a page on this machine; then the first command again
   timeexpert annotate videos -o loom --config loom.yaml person.min_score=0.3 shots.max_shots=20
 
-docs/loomdata.md has the whole path and every setting. The same command goes on where a run was cut off."""
+docs/loomdata.md has the whole path, --print-config every setting. The same command goes on where a run was cut off."""
     parser.add_argument("videos", type=Path, metavar="VIDEOS", help="folder of videos, or one video")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings: shots.max_shots=20")
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder for samples, shards and all results")

@@ -25,6 +25,7 @@ from timeexpert.serving.wire import uvicorn_config
 
 SHOTS = [Shot(0.0, 4.0), Shot(4.0, 6.0), Shot(6.0, 13.0)]
 VIDEOS = {"a": [0, 2], "b": [0, 1, 2], "c": [2]}  # shots with a tracklet
+SHOWN = "!document.querySelector('img.loading')"  # both pictures are there
 MARKUP = "<img src=x onerror=\"document.title='owned'\">"
 
 
@@ -81,7 +82,7 @@ def tab(only_tab: Tab, url: str, tmp_path: Path) -> Iterator[Tab]:
     """The page, opened. Afterwards: no script failed, nothing was blocked, no other origin was asked."""
     only_tab.reset(tmp_path)
     only_tab.open(f"{url}/")
-    only_tab.until("!document.querySelector('#item').hidden")
+    only_tab.until(f"!document.querySelector('#item').hidden && {SHOWN}")
     yield only_tab
     failures = [row["exceptionDetails"]["text"] for row in only_tab.seen("Runtime.exceptionThrown")]
     blocked = [row["entry"]["text"] for row in only_tab.seen("Log.entryAdded") if row["entry"]["source"] == "security"]

@@ -2,8 +2,8 @@
 
 const byId = (id) => document.getElementById(id);
 const QUESTIONS = {
-  1: "This shot has no mask. Is the person on the left in it?",
-  2: "Does the mask lie on the person on the left?",
+  1: "This shot has no mask. Is the person of the first picture in it?",
+  2: "Does the mask lie on the person of the first picture?",
 };
 const LABELS = {
   1: { accept: "Not there: fine", reject: "There, without a mask: drop the video" },
@@ -14,7 +14,7 @@ const SAID = { accept: "accepted", reject: "video dropped", remove: "mask remove
 let videos = [];
 let round = 1;
 let at = 0; // number of the item in the list of this round
-let busy = Promise.resolve(); // decisions are sent one after the other, in the order of the keys
+let sending = false;
 
 /** Items of a round: of a dropped video only those that were decided, so that they can be taken back. */
 function items(number) {
@@ -54,6 +54,16 @@ function picture(video, name) {
   return `pictures/${encodeURIComponent(video.key)}/${name}?${encodeURIComponent(video.tracks)}`;
 }
 
+/** Show a picture; until it is there the one before it is hidden, so that nobody decides about the wrong one. */
+function show(id, path) {
+  const image = byId(id);
+  if (image.getAttribute("src") === path) return;
+  image.classList.add("loading");
+  image.src = path;
+}
+
+const bothShown = () => !document.querySelector("img.loading");
+
 function drawRounds() {
   for (const number of [1, 2]) {
     const list = items(number);
@@ -73,8 +83,10 @@ function drawItem(item, list) {
   const { video } = item;
   byId("where").textContent =
     `${video.video}, shot ${item.shot + 1} of ${video.shots}, ${seconds(item.start_s)} to ${seconds(item.end_s)}`;
-  byId("reference").src = picture(video, "reference.jpg");
-  byId("shot").src = picture(video, `shot-${item.shot}.jpg`);
+  show("reference", picture(video, "reference.jpg"));
+  show("shot", picture(video, `shot-${item.shot}.jpg`));
+  const next = list.slice(at + 1).find(isOpen);
+  if (next) new Image().src = picture(next.video, `shot-${next.shot}.jpg`); // is there when its turn comes
   byId("description").textContent = video.description;
   byId("shot-caption").textContent = `Centre frame of the shot, ${round === 1 ? "without" : "with"} a mask`;
   byId("question").textContent = QUESTIONS[round];
@@ -125,34 +137,37 @@ function place(item) {
   return items(round).findIndex((other) => other.video.key === item.video.key && other.shot === item.shot);
 }
 
-function decide(decision) {
-  busy = busy.then(async () => {
-    const item = items(round)[at];
-    if (!item || (decision === "remove" && round === 1)) return;
-    const body = { video: item.video.key, tracks: item.video.tracks, round, shot: item.shot, decision };
-    try {
-      const changed = await request("decisions", {
-        method: "POST",
-        headers: { "Content-Type": "application/json" },
-        body: JSON.stringify(body),
-      });
-      videos = videos.map((video) => (video.key === changed.key ? changed : video));
-      at = Math.max(0, place(item));
-      if (decision !== null) goToOpen();
-      say(null);
-    } catch (error) {
-      say(error);
-    }
-    draw();
-  });
+/** Decide about what is seen: a key that comes before the pictures, or while a decision is on its way, does nothing. */
+async function decide(decision) {
+  const item = items(round)[at];
+  if (!item || sending || !bothShown() || (decision === "remove" && round === 1)) return;
+  sending = true;
+  const body = { video: item.video.key, tracks: item.video.tracks, round, shot: item.shot, decision };
+  try {
+    const changed = await request("decisions", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify(body),
+    });
+    videos = videos.map((video) => (video.key === changed.key ? changed : video));
+    at = Math.max(0, place(item));
+    if (decision !== null) goToOpen();
+    say(null);
+  } catch (error) {
+    say(error);
+  }
+  sending = false;
+  draw();
 }
 
 function move(step) {
+  if (sending) return;
   at += step;
   draw();
 }
 
 function choose(number) {
+  if (sending) return;
   round = number;
   at = 0;
   goToOpenFrom();
@@ -170,7 +185,7 @@ const KEYS = {
   r: () => decide("remove"),
   x: () => decide("reject"),
   u: () => decide(null),
-  n: () => { goToOpen(); draw(); },
+  n: () => { if (!sending) { goToOpen(); draw(); } },
   ArrowLeft: () => move(-1),
   ArrowRight: () => move(1),
   1: () => choose(1),
@@ -188,6 +203,11 @@ for (const [id, key] of Object.entries({
   accept: "a", remove: "r", reject: "x", undo: "u", open: "n", back: "ArrowLeft", next: "ArrowRight",
   "round-1": "1", "round-2": "2",
 })) byId(id).addEventListener("click", KEYS[key]);
+
+for (const id of ["reference", "shot"]) {
+  byId(id).addEventListener("load", (event) => event.target.classList.remove("loading"));
+  byId(id).addEventListener("error", () => say(new Error("A picture cannot be loaded. Load the page again.")));
+}
 
 try {
   videos = await request("videos");
