@@ -1,9 +1,9 @@
 """Train several configs on one data set with several seeds, and compare them in one table.
 
 ``python scripts/ablate.py tiny ablations/topk2 --seeds 0 1 2 -o runs/topk2 [--small] [key.path=value ...]``
-``python scripts/ablate.py ablations/table4 --seeds 0 1 2 -o runs/table4``
+``python scripts/ablate.py ablations/temporal_vlm_table4 --seeds 0 1 2 -o runs/table4``
 
-A name is a config, or a list of rows (``configs/ablations/table4.yaml``): changes to one ``base`` config. Data are made
+A name is a config, or a list of rows (``configs/ablations/temporal_vlm_table4.yaml``): changes to one ``base`` config. Data are made
 once, from the first config's ``synth``, or are those of its ``data.root``; configs that name other data are refused.
 Every run is a run folder of its own (OUT/CONFIG-SEED), and the same command continues where a stopped one was.
 OUT/ablation.json and OUT/ablation.md hold the figures after the last stage: each config's mean over the seeds, and its

@@ -19,10 +19,12 @@ KINDS = all_kinds()  # what each kind of stage trains
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
     """``tokenizer``: a folder or name of a Hugging Face tokenizer, a folder with sentencepiece.model, or ``train``:
-    sentencepiece of ``vocab_size`` pieces, trained on the training data's prompts and answers."""
+    sentencepiece of ``vocab_size`` ``pieces``, trained on the training data's prompts and answers. Where sentences
+    repeat a few words, ``bpe`` makes whole words of them, and ``unigram`` leaves syllables."""
 
     tokenizer: str = "train"
     vocab_size: int = 512
+    pieces: Literal["unigram", "bpe"] = "unigram"
     prompt_format: Literal["aria", "chat_template"] = "aria"
 
 

@@ -165,7 +165,7 @@ class Trainer:
             datasets = [self.dataset(path) for path in self.config.data.train.values()]
             texts_of = family(self.config.model.family).texts
             texts = sorted({t for d in datasets for i in range(len(d)) for t in texts_of(d.sample(i))})
-            text = SentencePieceText.train(texts, settings.vocab_size, self.run.path / "text.part")
+            text = SentencePieceText.train(texts, settings.vocab_size, self.run.path / "text.part", settings.pieces)
         temporary = self.run.path / "text.part"
         text.save(temporary)
         os.replace(temporary, kept)

@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from timeexpert.errors import UserError
 
@@ -89,7 +89,9 @@ class SentencePieceText:
         )
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int, path: str | Path) -> SentencePieceText:
+    def train(
+        cls, texts: Iterable[str], vocab_size: int, path: str | Path, pieces: Literal["unigram", "bpe"] = "unigram"
+    ) -> SentencePieceText:
         """Train on ``texts`` and write the model to ``path`` (a ``.model`` file, or a folder for one).
 
         The same texts give the same bytes. ``vocab_size`` is an upper bound: few texts yield fewer pieces.
@@ -101,7 +103,7 @@ class SentencePieceText:
             sentencepiece.SentencePieceTrainer.train(
                 sentence_iterator=_lines(texts),
                 model_writer=model,
-                model_type="unigram",
+                model_type=pieces,
                 vocab_size=vocab_size,
                 hard_vocab_limit=False,
                 split_digits=True,

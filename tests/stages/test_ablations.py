@@ -12,7 +12,7 @@ from timeexpert.config import load, to_tree
 from timeexpert.paths import config_path
 from timeexpert.stages.config import RunConfig
 
-NAMES = ("fixed", "no_task_loss", "no_task_routing", "topk2", "topk6")
+NAMES = ("fixed", "no_task_loss", "no_task_routing", "topk2", "topk6", "trace")
 
 
 def ablation(name: str, tiny_data: Path, *settings: str) -> RunConfig:
@@ -45,7 +45,7 @@ def test_without_the_adaptive_process_no_expert_comes_or_goes(tiny_data: Path, t
     assert rows(tmp_path / "metrics.jsonl", "expert_edit") == []
 
 
-@pytest.mark.parametrize(("name", "k"), [("topk2", 2), ("topk6", 6)])
+@pytest.mark.parametrize(("name", "k"), [("topk2", 2), ("topk6", 6), ("trace", 1)])
 def test_vanilla_routers_give_every_token_k_experts(name: str, k: int, tiny_data: Path, tmp_path: Path) -> None:
     losses, layers = run(name, tiny_data, tmp_path)
     assert {layer["mean_k"] for layer in layers} == {k} and {layer["fallback"] for layer in layers} == {0}
