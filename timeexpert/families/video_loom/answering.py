@@ -107,7 +107,7 @@ class LoomAnswering(Answering):
         if not len(states):
             return ()
         head, size = self.model.mask_head, self.writer.sam_size
-        prompts = head.projection(states.to(head.projection[0].weight.dtype))
+        prompts = head.projection(states.to(next(head.projection.parameters()).dtype))
         frames = self._pixels(request.clip, size)
         keyframes = None
         if self.model.config.prompted_frames == "keyframes":

@@ -70,8 +70,8 @@ class LoomWriter:
     def of(cls, config: Any, text: TextTokenizer) -> LoomWriter:
         """For a model's config."""
         names = ("visual", "max_frames", "keyframes", "fast_tokens", "slow_tokens", "id_text", "end_of", "task_hints")
-        own = (getattr(config, name) for name in names)
-        return cls(text, *own, config.mllm_config.vision_config.image_size[0], config.sam_config.image_size)
+        sizes = {"image_size": config.mllm_config.vision_config.image_size[0], "sam_size": config.sam_config.image_size}
+        return cls(text, **{name: getattr(config, name) for name in names}, **sizes)
 
     @property
     def seg_id(self) -> int:
@@ -135,7 +135,8 @@ class LoomWriter:
 
     def batch(self, rows: Sequence[Row], dropped: Sequence[tuple[str, str]] = ()) -> LoomBatch:
         """As RowWriter. A row's keyframes are drawn from its seed."""
-        seen, counts, keyframes, sam_values, mask_rows, masks = [], [], [], [], [], []
+        seen, counts, keyframes = [], [], []
+        sam_values, mask_rows, masks = list[Any](), list[Any](), list[Any]()
         for row in rows:
             if not isinstance(row.frames, np.ndarray):
                 raise UserError("this model takes frames, and the shard folder holds features of them.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -67,11 +68,11 @@ class VideoLoom(PreTrainedModel):
             init.normal_(module.seg_output, std=self.config.initializer_range)
 
     @property
-    def llm(self) -> nn.Module:
+    def llm(self) -> Any:
         """The decoder without its head."""
         return self.mllm.model.language_model
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> Any:
         return self.llm.get_input_embeddings()
 
     def get_output_embeddings(self) -> nn.Module | None:
@@ -213,7 +214,7 @@ class VideoLoom(PreTrainedModel):
         keyframes = truth.shape[1]
         places = (rows[:, None] * keyframes + torch.arange(keyframes, device=rows.device)).flatten()
         features = [level[places] for level in self.mask_head.features(frames)]
-        prompts = self.mask_head.projection(states.to(self.mask_head.projection[0].weight.dtype))
+        prompts = self.mask_head.projection(states.to(next(self.mask_head.projection.parameters()).dtype))
         masks, scores = self.mask_head.decode(features, prompts.repeat_interleave(keyframes, 0))
         truth, weights = truth.flatten(0, 1), self.config.mask_loss
         bce, dice = mask_losses(
