@@ -62,12 +62,12 @@ def test_a_build_takes_it_with_its_question(picture: Path, tmp_path: Path) -> No
 def test_a_folder_of_frames_copied_into_an_mp4_fits_the_masks_of_its_label_maps(tmp_path: Path) -> None:
     """As docs/masks.md says: the i-th frame stands for i / rate seconds, and a file of another rate is found."""
     frames, maps = tmp_path / "train" / "JPEGImages" / "v", tmp_path / "train" / "Annotations" / "v"
-    names = [f"{5 * i:05d}" for i in range(4)]
+    names = [f"{5 * i:05d}" for i in range(7)]
     for folder in (frames, maps):
         folder.mkdir(parents=True)
     for i, name in enumerate(names):
         picture, labels = np.full((45, 67, 3), 40, np.uint8), np.zeros((45, 67), np.uint8)
-        picture[10:30, 8 * i : 8 * i + 20], labels[10:30, 8 * i : 8 * i + 20] = 220, 1
+        picture[10:30, 6 * i : 6 * i + 20], labels[10:30, 6 * i : 6 * i + 20] = 220, 1
         Image.fromarray(picture).save(frames / f"{name}.jpg", quality=95)
         Image.fromarray(labels).save(maps / f"{name}.png")
     meta = tmp_path / "meta_expressions" / "train" / "meta_expressions.json"
