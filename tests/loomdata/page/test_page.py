@@ -46,7 +46,7 @@ def test_two_rounds_are_decided_by_keyboard(tab: Tab, out: Path, tmp_path: Path)
     press(tab, "a", "b.mp4, shot 3 of 3")
     tab.press("a")
     tab.until("document.querySelector('#done h2').textContent === 'Every shot is decided'")
-    assert tab.text("#totals") == "2 videos verified, 1 dropped, 0 open"
+    assert tab.text("#totals") == "videos: 2 verified, 1 dropped, 0 open"
     assert kept(out) == {
         "a-1": {1: {1: "accept"}, 2: {0: "accept", 2: "remove"}},
         "b-1": {1: {}, 2: {0: "accept", 1: "accept", 2: "accept"}},

@@ -73,7 +73,7 @@ function drawRounds() {
     tab.querySelector("span").textContent = `(${list.length - open} of ${list.length})`;
   }
   const count = (state) => videos.filter((video) => video.state === state).length;
-  byId("totals").textContent = `${count("passed")} videos verified, ${count("rejected")} dropped, ${count("waiting")} open`;
+  byId("totals").textContent = `videos: ${count("passed")} verified, ${count("rejected")} dropped, ${count("waiting")} open`;
   const list = items(round);
   byId("progress").max = Math.max(1, list.length);
   byId("progress").value = list.filter((item) => !isOpen(item)).length;
