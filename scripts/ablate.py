@@ -3,8 +3,9 @@
 ``python scripts/ablate.py tiny ablations/topk2 --seeds 0 1 2 -o runs/topk2 [--small] [key.path=value ...]``
 ``python scripts/ablate.py ablations/temporal_vlm_table4 --seeds 0 1 2 -o runs/table4``
 
-A name is a config, or a list of rows (``configs/ablations/temporal_vlm_table4.yaml``): changes to one ``base`` config. Data are made
-once, from the first config's ``synth``, or are those of its ``data.root``; configs that name other data are refused.
+A name is a config, or a list of rows (``configs/ablations/temporal_vlm_table4.yaml``): changes to one ``base`` config.
+Data are made once, from the first config's ``synth``, or are those of its ``data.root``; configs that name other data
+are refused.
 Every run is a run folder of its own (OUT/CONFIG-SEED), and the same command continues where a stopped one was.
 OUT/ablation.json and OUT/ablation.md hold the figures after the last stage: each config's mean over the seeds, and its
 difference from the first config. ``± h`` is the 95 % interval over the seeds (Student's t, differences paired by seed),
