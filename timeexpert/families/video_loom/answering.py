@@ -126,11 +126,13 @@ class LoomAnswering(Answering):
         device = answer.cache.keys[0].device
         if not where:
             return torch.empty(0, self.model.config.text_config.hidden_size, device=device)
-        cache, prompt = DynamicCache(config=self.model.config.text_config), len(answer.prompt_ids)
+        cache, kept = DynamicCache(config=self.model.config.text_config), answer.cache.length
+        kept = min(kept, len(answer.prompt_ids))  # of an answer that was only begun, its question is not there yet
         for layer, (key, value) in enumerate(zip(answer.cache.keys, answer.cache.values, strict=True)):
-            cache.update(key[:, :, :prompt], value[:, :, :prompt], layer)
-        hidden, _ = self.model.read(torch.tensor([answer.tokens], device=device), cache=cache)
-        return hidden[0, where]
+            cache.update(key[:, :, :kept], value[:, :, :kept], layer)
+        unread = [*answer.prompt_ids[kept:], *answer.tokens]
+        hidden, _ = self.model.read(torch.tensor([unread], device=device), cache=cache)
+        return hidden[0, -len(answer.tokens) :][where]
 
     def _pixels(self, clip: Clip, size: int | None = None) -> Tensor:
         """Frames uint8 (n, 3, size, size) on the model's device; by default of the size that InternVL sees."""
