@@ -244,8 +244,8 @@ def test_a_few_steps_teach_the_mask_of_one_object(words: SentencePieceText) -> N
         sum(losses.values()).backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert told[-1]["text"] < 0.2 * told[0]["text"]
-    assert told[-1]["mask_bce"] < 0.75 * told[0]["mask_bce"]
+    assert told[-1]["text"] < 0.5 * told[0]["text"]
+    assert told[-1]["mask_bce"] < told[0]["mask_bce"]
 
 
 @pytest.fixture(scope="module", params=["slowfast", "per_task"])

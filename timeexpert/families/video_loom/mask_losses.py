@@ -39,7 +39,7 @@ def dice_loss(logits: Tensor, truth: Tensor, eps: float = 1.0) -> Tensor:
 def at_points(masks: Tensor, where: Tensor) -> Tensor:
     """Values (M, P) of masks (M, H, W) at points (M, P, 2), x and y from 0 to 1, bilinear between pixel centres."""
     grid = 2 * where[:, :, None] - 1
-    return functional.grid_sample(masks[:, None], grid, align_corners=False)[:, 0, :, 0]
+    return functional.grid_sample(masks[:, None], grid, padding_mode="border", align_corners=False)[:, 0, :, 0]
 
 
 def uncertain_points(logits: Tensor, points: int, oversample: float, importance: float) -> Tensor:
