@@ -29,6 +29,7 @@ ORDER = (
     "plan",
     "train",
     "checkpoint",
+    "loombench",
     "eval",
     "predict",
     "experts",
