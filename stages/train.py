@@ -36,10 +36,12 @@ from timeexpert.tokenization.text import HuggingFaceText, SentencePieceText, Tex
 from .answers import NOISE_SEED, answerer
 from .config import RunConfig, StageConfig
 from .frames import batch_bytes, check_frames, check_tower, features_of
-from .loop import StageRun, Stopped, autocast, seed_everything, stage_seed
+from .loop import StageRun, autocast, seed_everything, stage_seed
 from .memory import PeakMemory, keep_freed_memory
 from .models import build_model, model_config
+from .rl import GrpoObjective, check_truths
 from .run_folder import RunError, RunFolder
+from .stopping import Stopped
 from .tables import flat_figures, summary_table
 
 if TYPE_CHECKING:  # matplotlib comes with it, which most ranks never need
@@ -102,6 +104,8 @@ class Trainer:
     def _execute(self, only: Sequence[str]) -> dict[str, Any]:
         for stage in self.config.stages:
             check_frames(self.config, stage, self.dataset)
+            if stage.rl is not None:
+                check_truths(stage, self._mix_of(stage))
         if self.config.data.eval and any(stage.evaluate for stage in self.config.stages):
             self.held_out()  # data that cannot be scored are refused before anything is written
         self.engine.from_main(lambda: self.run.start(self.config))
@@ -220,7 +224,7 @@ class Trainer:
         loader = self._loader(stage, text)
         data = {name: self.dataset(self.config.data.train[name]).manifest["index_sha256"] for name in stage.mix}
         peak: dict[str, float] = {}
-        if self.utilisation and not features_of(self.config, stage, self.dataset):  # it counts the tower's work
+        if self.utilisation and not stage.rl and not features_of(self.config, stage, self.dataset):  # it counts the tower's work
             peak = self.utilisation(self.config, stage, text.vocab_size, self.place)
         with self.run.timed(stage.name) as lap:
             StageRun(
@@ -237,9 +241,24 @@ class Trainer:
                 lap=lap,
                 engine=self.engine,
                 profile_steps=self.profile_steps,
+                objective=self._objective(stage, model, text),
                 **peak,
             ).execute()
         self._export(stage, model, text, before + stage.steps)
+
+    def _mix_of(self, stage: StageConfig) -> dict[str, ShardDataset]:
+        return {name: self.dataset(self.config.data.train[name]) for name in stage.mix}
+
+    def _objective(self, stage: StageConfig, model: TimeExpert, text: TextTokenizer) -> GrpoObjective | None:
+        if stage.rl is None:
+            return None
+        datasets, seed = list(self._mix_of(stage).values()), self.config.train.seed
+        in_precision = partial(autocast, self.config.train, self.place)
+        record = partial(self._record_rollout, stage)
+        return GrpoObjective(stage, model, text, datasets, seed, self.engine, self.place, in_precision, record)
+
+    def _record_rollout(self, stage: StageConfig, row: dict[str, Any]) -> None:
+        self.run.record({"stage": stage.name, **row}, self.run.rollouts)
 
     def _export(self, stage: StageConfig, model: TimeExpert, text: TextTokenizer, global_step: int) -> None:
         weights = whole_model(self.engine.weights(model), keep=self.engine.is_main) if self.engine.shards else None

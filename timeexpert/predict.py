@@ -7,7 +7,7 @@ import hashlib
 import json
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,7 @@ from timeexpert.data.video import Video
 from timeexpert.errors import UserError
 from timeexpert.model import TimeExpert, TimeExpertConfig
 from timeexpert.model.confidence import Confidence, event_confidences
-from timeexpert.model.decoding import STEP_ROWS, EncodedVideo, Writing, begin, encode_video, step
+from timeexpert.model.decoding import STEP_ROWS, EncodedVideo, Sampler, Writing, begin, encode_video, step
 from timeexpert.model.generation import plain_text
 from timeexpert.model.vision import tower_identity
 from timeexpert.tokenization import EventCodec, EventGrammar, EventSequence, GrammarLimits, Problem, interleave
@@ -269,11 +269,13 @@ class Predictor:
         return encode_video(self.model, ids, visual)
 
     @torch.inference_mode()
-    def begin(self, request: Request, video: EncodedVideo, *, record: bool = False) -> Writing:
-        """The first token of an answer. ``record`` keeps who computes each token."""
+    def begin(
+        self, request: Request, video: EncodedVideo, *, record: bool = False, sampler: Sampler | None = None
+    ) -> Writing:
+        """The first token of an answer. ``record`` keeps who computes each token; ``sampler`` draws the tokens."""
         question = self.text.prompt(request.prompt)[1]
         grammar = EventGrammar(self.codec, self.limits(request))
-        return begin(self.model, video, question, grammar, self.plain, record=record)
+        return begin(self.model, video, question, grammar, self.plain, record=record, sampler=sampler)
 
     @torch.inference_mode()
     def step(self, answers: Sequence[Writing]) -> None:
@@ -297,9 +299,18 @@ class Predictor:
         self.model.eval()
         if noise_seed is not None and requests:
             requests = [_with_noise(request, noise_seed, self.reader.size) for request in requests]
+        predictions: dict[int, Prediction] = {}
+        for i, answer in self.written(requests):
+            predictions[i] = self.prediction(requests[i], answer)
+        return [predictions[i] for i in range(len(requests))]
+
+    def written(
+        self, requests: Sequence[Request], samplers: Sequence[Sampler] | None = None
+    ) -> Iterator[tuple[int, Writing]]:
+        """The place of a request and its answer, as they are done. ``samplers``: one per request; without, the
+        likeliest tokens are written. The model has to be in ``eval``."""
         left = Counter(id(request.clip) for request in requests)
         encoded: dict[int, EncodedVideo] = {}
-        predictions: dict[int, Prediction] = {}
         waiting = deque(enumerate(requests))
         active: dict[int, Writing] = {}
         while waiting or active:
@@ -308,14 +319,13 @@ class Predictor:
                 clip = id(request.clip)
                 if clip not in encoded:
                     encoded[clip] = self.encode(request.clip)
-                active[i] = self.begin(request, encoded[clip])
+                active[i] = self.begin(request, encoded[clip], sampler=samplers[i] if samplers else None)
                 left[clip] -= 1
                 if not left[clip]:
                     del encoded[clip]
             self.step(list(active.values()))
             for i in [i for i, answer in active.items() if answer.done]:
-                predictions[i] = self.prediction(requests[i], active.pop(i))
-        return [predictions[i] for i in range(len(requests))]
+                yield i, active.pop(i)
 
     def events(self, video: Source, prompt: str, task: str | None = None) -> EventSequence:
         """The events of one video for one prompt. ``video``: a file, or its bytes.
