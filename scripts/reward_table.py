@@ -1,6 +1,6 @@
 """What each way to cheat a segment reward earns: the table of docs/rl.md, computed by the rewards themselves.
 
-    python scripts/reward_table.py
+python scripts/reward_table.py
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """GRPO: advantages within a group of answers to one question, and the loss of their tokens.
 
-Shao et al., "DeepSeekMath" (2024), equations 3 and 4, as MUSEG uses it (``trainer.py``) and TRL's ``GRPOTrainer`` computes
-it with ``loss_type="grpo"``. Q questions, G answers of each, B = Q * G answers, T tokens.
+Shao et al., "DeepSeekMath" (2024), equations 3 and 4, as MUSEG uses it (``trainer.py``) and TRL's ``GRPOTrainer``
+computes it with ``loss_type="grpo"``. Q questions, G answers of each, B = Q * G answers, T tokens.
 """
 
 from __future__ import annotations

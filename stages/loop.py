@@ -43,7 +43,7 @@ from .objective import Objective, Supervised
 from .optim import build_optimizers, freeze, set_rates
 from .progress import StageProgress
 from .run_folder import RunFolder
-from .stopping import Stopped, StopOnSignals
+from .stopping import StopOnSignals, Stopped
 
 if TYPE_CHECKING:  # rank 0 alone needs it
     from torch.utils.tensorboard import SummaryWriter
@@ -99,7 +99,11 @@ class StageRun:
     def _adaptive(self) -> AdaptiveExperts | None:
         """The process that removes and adds experts, where the config asks for it and the gates are trained."""
         layers = self.model.moe_layers
-        if not self.aim.counts_experts or not layers[0].gate.config.adaptive.enabled or not layers[0].gate.weight.requires_grad:
+        if (
+            not self.aim.counts_experts
+            or not layers[0].gate.config.adaptive.enabled
+            or not layers[0].gate.weight.requires_grad
+        ):
             return None
         return AdaptiveExperts(layers, self.optimizers, self.train.seed + self.before, self.engine.whole)
 

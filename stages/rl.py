@@ -78,6 +78,7 @@ class GrpoObjective:
     ) -> None:
         assert stage.rl is not None
         self.settings: RlConfig = stage.rl
+        self.stage = stage.name
         self.model, self.engine, self.seed, self.autocast, self.record = model, engine, seed, autocast, record
         self.book = QuestionBook(datasets)
         # before the model is spread over ranks: answers are drawn by a whole copy on each
@@ -212,7 +213,7 @@ class RolloutFeed:
         everything.sort(key=lambda row: order[row["id"]])
         self.figures = rollout_figures(everything)
         for row in everything:
-            objective.record({"global_step": serial, **row})
+            objective.record({"stage": objective.stage, "global_step": serial, **row})
         answers = float(len(everything) * objective.settings.group_size)
         first = replace(step.notices[0], labels={"answers": answers}, tokens=sum(tokens for _, tokens in shares))
         others = [replace(notice, labels={}, tokens=0) for notice in step.notices[1:]]

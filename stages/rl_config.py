@@ -58,7 +58,7 @@ class RlConfig:
         if self.prompt.count(QUESTION) != 1:
             raise ConfigError(f"prompt ({self.prompt!r}) must hold {QUESTION} once: the question goes there.")
         if self.group_size < 2:
-            raise ConfigError(f"group_size ({self.group_size}) must be 2 or more: an answer is compared with its group.")
+            raise ConfigError(f"group_size ({self.group_size}) must be 2 or more: answers are compared in it.")
         if self.temperature <= 0:
             raise ConfigError(f"temperature ({self.temperature}) must be positive: at 0 all answers are the same.")
         if self.beta < 0:

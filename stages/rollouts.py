@@ -35,9 +35,9 @@ class RolloutBatch:
     """Questions with their answers, as updates take them.
 
     ``batch``: one row per question, its answers packed behind the video, labels on their tokens. ``rules``: what the
-    grammar allowed in the place of each label. ``mask`` (B, T) is true where an answer has a token; ``sampled``, ``old``
-    and ``reference`` (B, T) are the log-probabilities of the tokens when they were drawn, under the weights that drew
-    them in the pass that updates make, and under the reference; ``advantages`` (B,).
+    grammar allowed in the place of each label. ``mask`` (B, T) is true where an answer has a token; ``sampled``,
+    ``old`` and ``reference`` (B, T) are the log-probabilities of the tokens when they were drawn, under the weights
+    that drew them in the pass that updates make, and under the reference; ``advantages`` (B,).
     """
 
     batch: VideoBatch

@@ -13,7 +13,7 @@ class Stopped(Exception):
 
 
 class StopOnSignals:
-    """Within it SIGTERM and SIGINT call ``ask`` for a checkpoint and an orderly stop; a second one is obeyed at once."""
+    """Within it SIGTERM and SIGINT call ``ask`` for an orderly stop; a second one is obeyed at once."""
 
     def __init__(self, ask: Callable[[], None]) -> None:
         self.ask = ask

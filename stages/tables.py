@@ -10,12 +10,13 @@ from rich.table import Table
 def flat_figures(row: dict[str, Any]) -> dict[str, Any]:
     """The headline figures of an evaluation record, rounded to two decimals of a percent."""
     moments, captions = row.get("moment_retrieval", {}), row.get("dense_captioning", {})
-    highlights = row.get("highlight_detection", {})
+    highlights, several = row.get("highlight_detection", {}), row.get("multi_segment", {})
     figures = {
         "r1_0.3": moments.get("r1_0.3"),
         "r1_0.5": moments.get("r1_0.5"),
         "r1_0.7": moments.get("r1_0.7"),
         "miou": moments.get("miou"),
+        "multi_f1": several.get("f1"),
         "f1": captions.get("f1"),
         "hit1": highlights.get("hit1"),
         "parse_rate": row.get("parse_rate"),
@@ -28,6 +29,8 @@ def summary_table(summary: dict[str, Any]) -> Table:
     """One table: the figures after each stage, and the controls."""
     table = Table(title="held-out videos (percent)")
     names = {"r1_0.5": "R@1 IoU 0.5", "r1_0.7": "R@1 IoU 0.7", "miou": "mIoU", "f1": "dense F1", "hit1": "HIT@1"}
+    if any("multi_f1" in figures for figures in summary["stages"]):
+        names["multi_f1"] = "multi-segment F1"
     names["parse_rate"] = "parsed"
     table.add_column("", overflow="fold")
     for title in names.values():

@@ -31,7 +31,7 @@ from timeexpert.model import TimeExpert
 from timeexpert.parallel import OneProcess
 from timeexpert.predict import INFERENCE, InferenceConfig, Predictor, load_model, pick_device
 from timeexpert.tokenization import EventCodec, EventSequence, NumberFormat
-from timeexpert.tokenization.text import HuggingFaceText, SentencePieceText, TextTokenizer, load_text
+from timeexpert.tokenization.text import TextTokenizer
 
 from .answers import NOISE_SEED, answerer
 from .config import RunConfig, StageConfig
@@ -43,6 +43,7 @@ from .rl import GrpoObjective, check_truths
 from .run_folder import RunError, RunFolder
 from .stopping import Stopped
 from .tables import flat_figures, summary_table
+from .text import run_text
 
 if TYPE_CHECKING:  # matplotlib comes with it, which most ranks never need
     from timeexpert.reports.run_report import Example
@@ -151,23 +152,7 @@ class Trainer:
         return self.engine.from_main(look)
 
     def _text(self) -> TextTokenizer:
-        settings, kept = self.config.text, self.run.path / "text"
-        if kept.is_dir():
-            return load_text(kept)
-        if settings.tokenizer != "train":
-            text: TextTokenizer
-            if (Path(settings.tokenizer) / "sentencepiece.model").is_file():
-                text = load_text(settings.tokenizer)
-            else:
-                text = HuggingFaceText.load(settings.tokenizer, settings.prompt_format)
-        else:
-            datasets = [self.dataset(path) for path in self.config.data.train.values()]
-            texts = sorted({t for d in datasets for t in _texts(d)})
-            text = SentencePieceText.train(texts, settings.vocab_size, self.run.path / "text.part")
-        temporary = self.run.path / "text.part"
-        text.save(temporary)
-        os.replace(temporary, kept)
-        return text
+        return run_text(self.config, self.run.path, self.dataset)
 
     def _model(self, text: TextTokenizer) -> TimeExpert:
         try:
@@ -224,7 +209,9 @@ class Trainer:
         loader = self._loader(stage, text)
         data = {name: self.dataset(self.config.data.train[name]).manifest["index_sha256"] for name in stage.mix}
         peak: dict[str, float] = {}
-        if self.utilisation and not stage.rl and not features_of(self.config, stage, self.dataset):  # it counts the tower's work
+        if (
+            self.utilisation and not stage.rl and not features_of(self.config, stage, self.dataset)
+        ):  # it counts the tower's work
             peak = self.utilisation(self.config, stage, text.vocab_size, self.place)
         with self.run.timed(stage.name) as lap:
             StageRun(
@@ -252,13 +239,10 @@ class Trainer:
     def _objective(self, stage: StageConfig, model: TimeExpert, text: TextTokenizer) -> GrpoObjective | None:
         if stage.rl is None:
             return None
-        datasets, seed = list(self._mix_of(stage).values()), self.config.train.seed
-        in_precision = partial(autocast, self.config.train, self.place)
-        record = partial(self._record_rollout, stage)
+        datasets, in_precision = list(self._mix_of(stage).values()), partial(autocast, self.config.train, self.place)
+        record = partial(self.run.record, file=self.run.rollouts)
+        seed = self.config.train.seed
         return GrpoObjective(stage, model, text, datasets, seed, self.engine, self.place, in_precision, record)
-
-    def _record_rollout(self, stage: StageConfig, row: dict[str, Any]) -> None:
-        self.run.record({"stage": stage.name, **row}, self.run.rollouts)
 
     def _export(self, stage: StageConfig, model: TimeExpert, text: TextTokenizer, global_step: int) -> None:
         weights = whole_model(self.engine.weights(model), keep=self.engine.is_main) if self.engine.shards else None
@@ -402,11 +386,6 @@ def _rows(metrics: Path, kind: str) -> list[dict[str, Any]]:
     return [row for row in rows if row["kind"] == kind]
 
 
-def _texts(dataset: ShardDataset) -> list[str]:
-    samples = [dataset.sample(i) for i in range(len(dataset))]
-    return [t for s in samples for t in (s.prompt, *(e.text for e in s.events)) if t]
-
-
 def run_and_report(trainer: Trainer, only: Sequence[str] = ()) -> int:
     """Execute a run, print its table and write its report. Returns the exit code; 143 after an orderly stop."""
     try:
@@ -417,9 +396,12 @@ def run_and_report(trainer: Trainer, only: Sequence[str] = ()) -> int:
         return EXIT_TERMINATED
     if not trainer.engine.is_main:
         return 0
+    from timeexpert.reports.rollouts_page import write_rollouts_page
     from timeexpert.reports.run_report import write_report
 
     trainer.console.print(summary_table(summary))
     report = escape(str(write_report(trainer.run.path, trainer.examples())))
+    if (rollouts := write_rollouts_page(trainer.run.path)) is not None:
+        trainer.console.print(f"rollouts: {escape(str(rollouts))}", highlight=False, soft_wrap=True)
     trainer.console.print(f"report: {report}", highlight=False, soft_wrap=True)
     return 0

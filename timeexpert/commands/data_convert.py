@@ -31,8 +31,11 @@ class Report:
     clipped_ends: int = 0
     sorted_samples: int = 0
 
-    def count(self, item: Converted) -> None:
-        """Add one sample or rejection."""
+    def count(self, item: Converted | dict[str, Any]) -> None:
+        """Add one sample, line of MUSEG or rejection."""
+        if isinstance(item, dict):
+            self.samples[item["task"]] += 1
+            return
         kind = getattr(item, "kind", None)
         if kind is not None:
             self.rejected[kind] += 1
@@ -55,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, help="samples go here (OUT.jsonl), rejections to OUT.rejected.jsonl"
     )
+    parser.add_argument(
+        "--to",
+        choices=("samples", "museg"),
+        default="samples",
+        help="museg: one question per phrase and video, with all its segments, as MUSEG's JSON lines (default samples)",
+    )
     parser.add_argument("--durations", type=Path, help="JSON of video id and seconds, for formats without durations")
     parser.add_argument("--video-template", help="video path from {id} and {path}, for example 'charades/{id}.mp4'")
     parser.add_argument(
@@ -71,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
     from itertools import chain, islice
 
     from timeexpert.data.formats import ConvertOptions, detect, get, read_durations
+    from timeexpert.data.formats.to_museg import to_museg
 
     if args.format == "list":
         _print_formats(args.json)
@@ -90,7 +100,8 @@ def run(args: argparse.Namespace) -> int:
         c.convert(path, convert_options, report.rows_of(islice(c.rows(path), args.limit)))
         for c, path in zip(chosen, args.inputs, strict=True)
     )
-    _write(chain.from_iterable(items), report, output, rejected_output)
+    converted: Iterable[Any] = chain.from_iterable(items)
+    _write(to_museg(converted) if args.to == "museg" else converted, report, output, rejected_output)
     _print_report(report, args.json)
     return 0 if report.samples else 1
 
@@ -117,7 +128,7 @@ def _outputs(args: argparse.Namespace) -> tuple[Path, Path]:
     return args.output, rejected
 
 
-def _write(items: Iterable[Converted], report: Report, output: Path, rejected_output: Path) -> None:
+def _write(items: Iterable[Converted | dict[str, Any]], report: Report, output: Path, rejected_output: Path) -> None:
     """Write both files beside their final names, then put them in place; samples only where there are any."""
     from timeexpert.data.records import Sample
 
@@ -126,8 +137,9 @@ def _write(items: Iterable[Converted], report: Report, output: Path, rejected_ou
         with open(parts[0], "w", encoding="utf-8") as samples, open(parts[1], "w", encoding="utf-8") as rejected:
             for item in _with_progress(items, report):
                 report.count(item)
-                if isinstance(item, Sample):
-                    _write_line(samples, item.to_json(), ensure_ascii=False)
+                if isinstance(item, (Sample, dict)):
+                    row = item if isinstance(item, dict) else item.to_json()
+                    _write_line(samples, row, ensure_ascii=False)
                 else:  # escaped: what was rejected may hold half characters
                     _write_line(rejected, item.to_json(), ensure_ascii=True)
         if report.samples:
@@ -142,7 +154,7 @@ def _write_line(file: TextIO, row: dict[str, Any], *, ensure_ascii: bool) -> Non
     file.write(json.dumps(row, ensure_ascii=ensure_ascii) + "\n")
 
 
-def _with_progress(items: Iterable[Converted], report: Report) -> Iterator[Converted]:
+def _with_progress(items: Iterable[Any], report: Report) -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 

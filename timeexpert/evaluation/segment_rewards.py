@@ -68,8 +68,8 @@ class SegmentAnswer:
     """An answer as rewards read it.
 
     ``form``: 0 where it is not an answer at all, 0.2 where its items are no segments, else 1. ``segments_s``: (start,
-    end) in seconds as written; ``None`` where they could not be read. ``thinking``: the text before the answer, ``None``
-    where the family of models writes none.
+    end) in seconds as written; ``None`` where they could not be read. ``thinking``: the text before the answer,
+    ``None`` where the family of models writes none.
     """
 
     form: float
