@@ -103,8 +103,7 @@ class Feed:
     label_counts: Callable[[VideoBatch], dict[str, float]]
     on_dropped: Callable[[tuple[tuple[str, str], ...]], None]
     stage: str
-    step_of: Callable[[], int] = lambda: 0
-    figures: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)  # see StepFeed
     at_boundary: bool = True
     _waiting: deque[_Loaded] = field(default_factory=deque)
     _empty: int = 0

@@ -93,8 +93,7 @@ class StageRun:
         self.stop = False
         self.saver = Saver(self.engine, background=self.train.async_checkpoints)
         read = Feed(self.loader, self.engine, self.model.label_counts, self._note_dropped, self.stage.name)
-        self.feed = self.aim.feed(read)
-        self.feed.step_of = lambda: self.before + self.step + 1
+        self.feed = self.aim.feed(read, lambda: self.before + self.step + 1)
 
     def _adaptive(self) -> AdaptiveExperts | None:
         """The process that removes and adds experts, where the config asks for it and the gates are trained."""

@@ -17,8 +17,6 @@ class StepFeed(Protocol):
     """Where steps come from. ``figures``: what is known of the last step before its loss. ``at_boundary``: whether
     ``state`` alone says how to go on."""
 
-    step_of: Callable[[], int]
-
     @property
     def figures(self) -> dict[str, float]: ...
     @property
@@ -33,13 +31,13 @@ class StepFeed(Protocol):
 
 
 class Objective(Protocol):
-    """``counts_experts``: whether routing moves rates and thresholds, and experts come and go. ``forward_methods``: of
-    the model, that run it."""
+    """``feed`` is given the global step of the next update. ``counts_experts``: whether routing moves rates and
+    thresholds, and experts come and go. ``forward_methods``: of the model, that run it."""
 
     counts_experts: bool
     forward_methods: tuple[str, ...]
 
-    def feed(self, feed: Feed) -> StepFeed: ...
+    def feed(self, feed: Feed, step_of: Callable[[], int]) -> StepFeed: ...
     def loss(self, batch: Any, counts: dict[str, float]) -> ModelOutput: ...
 
 
@@ -52,7 +50,7 @@ class Supervised:
     def __init__(self, model: TimeExpert) -> None:
         self.model = model
 
-    def feed(self, feed: Feed) -> StepFeed:
+    def feed(self, feed: Feed, step_of: Callable[[], int]) -> StepFeed:
         """Batches as they are loaded."""
         return feed
 

@@ -92,9 +92,9 @@ class GrpoObjective:
         self.plain = plain_text(ids, text.special_ids)
         self.device = device
 
-    def feed(self, feed: Feed) -> RolloutFeed:
+    def feed(self, feed: Feed, step_of: Callable[[], int]) -> RolloutFeed:
         """The stage's batches of questions as rollouts."""
-        return RolloutFeed(feed, self)
+        return RolloutFeed(feed, self, step_of)
 
     def loss(self, batch: RolloutBatch, counts: dict[str, float]) -> ModelOutput:
         """GRPO of one micro-batch; ``counts["answers"]``: answers of the whole optimizer step."""
@@ -162,7 +162,7 @@ class RolloutFeed:
 
     questions: Feed
     objective: GrpoObjective
-    step_of: Callable[[], int] = lambda: 0  # global step of the update that comes next
+    step_of: Callable[[], int]  # global step of the update that comes next
     figures: dict[str, float] = field(default_factory=dict)
     _now: Step | None = None
     _left: int = 0

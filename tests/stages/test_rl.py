@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from tests.ranks import run_ranks, train_ranks
 from tests.tiny import STAGE, command, config_tree, rows, run_config, train, write_config
 from timeexpert.config import ConfigError, from_tree
 from timeexpert.evaluation.segment_rewards import CONVENTIONS, REWARDS, answer_of_events
@@ -232,3 +233,18 @@ def test_a_phase_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, An
 
     with pytest.raises(ConfigError, match=words):
         from_tree(RunConfig, config_tree(tmp_path, stages=[stage(**changes)]))
+
+
+@pytest.mark.slow
+def test_two_ranks_draw_the_same_answers_and_learn_the_same(tiny_data: Path, tiny_run: Path, tmp_path: Path) -> None:
+    settings = {**LIMITS, "group_size": 4, "updates_per_rollout": 2, "epsilon": 0.2}
+    phase = {**PHASE, "name": "phase1", "steps": 4, "batch_videos": 1, "accumulate": 2, "optimizer": "sgd"}
+    changes = from_sft(tiny_run, stages=[{**phase, "rl": settings}])
+    alone, two = tmp_path / "alone", tmp_path / "two"
+    train(run_config(tiny_data, **changes), alone)
+    run_ranks(2, train_ranks, run_config(tiny_data, **changes), two)
+    drawn = [[[a["events"] for a in row["answers"]] for row in rows(run / "rollouts.jsonl")] for run in (alone, two)]
+    assert drawn[0] == drawn[1] and len(drawn[0]) == 4
+    for ours, theirs in zip(steps_of(two, "phase1"), steps_of(alone, "phase1"), strict=True):
+        for name in ("loss", "loss_policy", "loss_kl", "kl", "entropy", "reward", "zero_variance", "grad_norm"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-7), (ours["step"], name)
