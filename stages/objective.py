@@ -45,7 +45,7 @@ class Supervised:
     """The cross-entropies of the answers' tokens and the gates' losses: every stage but rl."""
 
     counts_experts = True
-    forward_methods = ("training_step", "calibrate_gates")
+    forward_methods: tuple[str, ...] = ("training_step", "calibrate_gates")
 
     def __init__(self, model: TimeExpert) -> None:
         self.model = model

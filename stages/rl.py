@@ -62,7 +62,7 @@ class GrpoObjective:
     """
 
     counts_experts = False
-    forward_methods = ("label_logits",)
+    forward_methods: tuple[str, ...] = ("label_logits",)
 
     def __init__(
         self,
