@@ -7,7 +7,7 @@ import hashlib
 import json
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from timeexpert.data.video import Video
 from timeexpert.errors import UserError
 from timeexpert.families import family_in, family_of
 from timeexpert.model.answering import Budget, Clip, Prediction, Request
-from timeexpert.model.decoding import STEP_ROWS, EncodedVideo, Writing
+from timeexpert.model.decoding import STEP_ROWS, EncodedVideo, Sampler, Writing
 from timeexpert.model.vision import tower_identity
 from timeexpert.tokenization import EventSequence
 from timeexpert.tokenization.text import TextTokenizer, load_text
@@ -199,9 +199,11 @@ class Predictor:
         return self.answering.encode(visual, times_s)
 
     @torch.inference_mode()
-    def begin(self, request: Request, video: EncodedVideo, *, record: bool = False) -> Writing:
-        """The first token of an answer. ``record`` keeps who computes each token."""
-        return self.answering.begin(request, video, self.budget(request), record=record)
+    def begin(
+        self, request: Request, video: EncodedVideo, *, record: bool = False, sampler: Sampler | None = None
+    ) -> Writing:
+        """The first token of an answer. ``record`` keeps who computes each token; ``sampler`` draws the tokens."""
+        return self.answering.begin(request, video, self.budget(request), record=record, sampler=sampler)
 
     @torch.inference_mode()
     def step(self, answers: Sequence[Writing]) -> None:
@@ -224,9 +226,18 @@ class Predictor:
         self.model.eval()
         if noise_seed is not None and requests:
             requests = [_with_noise(request, noise_seed, self.reader.size) for request in requests]
+        predictions: dict[int, Prediction] = {}
+        for i, answer in self.written(requests):
+            predictions[i] = self.prediction(requests[i], answer)
+        return [predictions[i] for i in range(len(requests))]
+
+    def written(
+        self, requests: Sequence[Request], samplers: Sequence[Sampler] | None = None
+    ) -> Iterator[tuple[int, Writing]]:
+        """The place of a request and its answer, as they are done. ``samplers``: one per request; without, the
+        likeliest tokens are written. The model has to be in ``eval``."""
         left = Counter(id(request.clip) for request in requests)
         encoded: dict[int, EncodedVideo] = {}
-        predictions: dict[int, Prediction] = {}
         waiting = deque(enumerate(requests))
         active: dict[int, Writing] = {}
         while waiting or active:
@@ -235,14 +246,13 @@ class Predictor:
                 clip = id(request.clip)
                 if clip not in encoded:
                     encoded[clip] = self.encode(request.clip)
-                active[i] = self.begin(request, encoded[clip])
+                active[i] = self.begin(request, encoded[clip], sampler=samplers[i] if samplers else None)
                 left[clip] -= 1
                 if not left[clip]:
                     del encoded[clip]
             self.step(list(active.values()))
             for i in [i for i, answer in active.items() if answer.done]:
-                predictions[i] = self.prediction(requests[i], active.pop(i))
-        return [predictions[i] for i in range(len(requests))]
+                yield i, active.pop(i)
 
     def events(self, video: Source, prompt: str, task: str | None = None) -> EventSequence:
         """The events of one video for one prompt. ``video``: a file, or its bytes.

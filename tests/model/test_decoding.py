@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from timeexpert.model.decoding import STEP_ROWS, Writing
+from timeexpert.model.decoding import STEP_ROWS, Sampler, Writing
 from timeexpert.moe.fused_experts import FEW_TOKENS
 from timeexpert.predict import Clip, Predictor, Request
 
@@ -78,3 +78,29 @@ def test_records_hold_every_token_that_was_read(tiny: Predictor, requests: list[
 
 def test_a_step_is_small_enough_for_experts_of_one_shape() -> None:
     assert STEP_ROWS <= FEW_TOKENS
+
+
+def test_drawn_tokens_follow_their_probabilities_and_never_what_is_forbidden() -> None:
+    logprobs = torch.tensor([float("-inf"), 0.25, float("-inf"), 0.75, float("-inf")]).log()
+    logprobs[[0, 2, 4]] = float("-inf")
+    sampler = Sampler(1.0, np.random.default_rng(0))
+    drawn = np.bincount([sampler.draw(logprobs) for _ in range(4000)], minlength=5)
+    assert drawn[[0, 2, 4]].tolist() == [0, 0, 0]
+    assert drawn[3] / 4000 == pytest.approx(0.75, abs=0.03)
+
+
+def test_a_drawn_answer_follows_from_its_own_random_numbers_in_any_company(
+    tiny: Predictor, requests: list[Request]
+) -> None:
+    def drawn(places: list[int], temperature: float = 1.5) -> dict[int, Writing]:
+        samplers = [Sampler(temperature, np.random.default_rng(place)) for place in places]
+        return {places[i]: answer for i, answer in tiny.written([requests[place] for place in places], samplers)}
+
+    together, backwards, alone = drawn([0, 1, 2, 3]), drawn([3, 2, 1, 0]), drawn([2])
+    assert all(together[place].tokens == backwards[place].tokens for place in range(4))
+    assert alone[2].tokens == together[2].tokens and alone[2].logprobs == together[2].logprobs
+    assert not any(tiny.prediction(requests[place], answer).problems for place, answer in together.items())
+    likeliest = {i: answer.tokens for i, answer in tiny.written(requests[:4])}
+    assert any(likeliest[place] != together[place].tokens for place in range(4))
+    cold = drawn([0, 1, 2, 3], temperature=1e-4)
+    assert all(likeliest[place] == cold[place].tokens for place in range(4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ from timeexpert.stages.config import RunConfig
         ("stages.sft.step=4", "unknown key 'stages[1].step'. Did you mean 'stages[1].steps'?"),
         ("stages.sft.steps=many", "stages[1].steps ('many') must be of type int, not str."),
         ("stages.sft.lr=fast", "stages[1].lr ('fast') must be of type float, not str."),
-        ("stages.sft.kind=stf", "stages[1].kind ('stf') must be one of backbone, task_modules, moe_pretraining, sft. "),
+        (
+            "stages.sft.kind=stf",
+            "stages[1].kind ('stf') must be one of backbone, task_modules, moe_pretraining, sft, rl",
+        ),
         ("stages.sft.lr=0", "stages[1]: lr (0.0) must be positive."),
         ("stages.sft.steps=0", "stages[1]: steps (0) must be 1 or more."),
         ("stages.sft.num_frames=[]", "stages[1]: num_frames ([]) must list numbers of 1 or more."),
@@ -195,3 +199,9 @@ RUNS = [path for path in FILES if "rows" not in read_tree(path)[0]]
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_every_config_of_the_package_loads(path: Path) -> None:
     assert load(RunConfig, path).stages
+
+
+def test_the_tiny_rl_config_has_the_model_of_the_quickstart_which_it_starts_from() -> None:
+    tiny, rl = (load(RunConfig, configs_folder() / f"{name}.yaml").model for name in ("tiny", "rl_tiny"))
+    assert rl.pretrained == "runs/quickstart/models/sft"
+    assert replace(rl, pretrained=None) == tiny

@@ -117,8 +117,14 @@ def write_predictions(path: Path, samples: Sequence[Sample], answers: Sequence[A
     os.replace(temporary, path)
 
 
-def score(samples: Sequence[Sample], answers: Sequence[Answer], tasks: Sequence[str] = SCORED_TASKS) -> dict[str, Any]:
-    """Figures per task (percent), how many answers parsed, how many videos could not be read."""
+def score(samples: Sequence[Sample], answers: Sequence[Answer], tasks: Sequence[str] | None = None) -> dict[str, Any]:
+    """Figures per task (percent), how many answers parsed, how many videos could not be read.
+
+    Without ``tasks``: :data:`SCORED_TASKS`, and multi-segment F1 where a moment has several segments.
+    """
+    if tasks is None:
+        several = any(s.task == "moment_retrieval" and len(s.events) > 1 for s in samples)
+        tasks = (*SCORED_TASKS, "multi_segment") if several else SCORED_TASKS
     scored = {name: scored_task(name, samples, answers) for name in tasks}
     return flat(scored, answers)
 

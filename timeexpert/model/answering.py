@@ -24,7 +24,7 @@ from timeexpert.tokenization import (
 from timeexpert.tokenization.text import TextTokenizer
 
 from .confidence import Confidence, event_confidences
-from .decoding import EncodedVideo, Grammar, Writing, begin, encode_video, step
+from .decoding import EncodedVideo, Grammar, Sampler, Writing, begin, encode_video, step
 from .generation import plain_text
 from .timeexpert import TimeExpert
 
@@ -140,10 +140,18 @@ class Answering(ABC):
         """What the decoder keeps of a video. Raises ``UserError`` for a time that the model cannot read."""
         return encode_video(self.model, self.writer.video(self.shown_s(times_s)), visual)
 
-    def begin(self, request: Request, video: EncodedVideo, budget: Budget, *, record: bool = False) -> Writing:
-        """The first token of an answer. ``record`` keeps who computes each token."""
-        grammar = self.grammar(request, budget)
-        return begin(self.model, video, self.question_ids(request), grammar, self.plain, record=record)
+    def begin(
+        self,
+        request: Request,
+        video: EncodedVideo,
+        budget: Budget,
+        *,
+        record: bool = False,
+        sampler: Sampler | None = None,
+    ) -> Writing:
+        """The first token of an answer. ``record`` keeps who computes each token; ``sampler`` draws the tokens."""
+        question, grammar = self.question_ids(request), self.grammar(request, budget)
+        return begin(self.model, video, question, grammar, self.plain, record=record, sampler=sampler)
 
     def step(self, answers: Sequence[Writing]) -> None:
         """One token more of each answer."""

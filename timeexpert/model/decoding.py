@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
+from timeexpert.errors import UserError
 from timeexpert.moe import Routing
 from timeexpert.tokenization.grammar import Allowed
 
@@ -94,8 +96,28 @@ class EncodedVideo:
 
 
 @dataclass
+class Sampler:
+    """Draws an answer's tokens at a temperature, from random numbers of its own."""
+
+    temperature: float
+    rng: np.random.Generator
+
+    def draw(self, logprobs: Tensor) -> int:
+        """A token, given the log-probabilities (V,) of all at this temperature. Raises ``UserError`` for NaN."""
+        reached = logprobs.double().exp().cumsum(0)
+        if not torch.isfinite(reached[-1]):
+            raise UserError(
+                "the model's probabilities are not finite: its weights are damaged. Go back to an earlier checkpoint."
+            )
+        # "right": a token of probability 0 reaches no further than the one before it, so it is never the first above
+        return int(torch.searchsorted(reached, self.rng.random() * float(reached[-1]), right=True))
+
+
+@dataclass
 class Writing:
     """One answer in the making. ``logprobs``: of each token under the grammar, natural logarithm.
+
+    Tokens are the likeliest ones, or drawn by ``sampler``; then ``logprobs`` are those at its temperature.
 
     ``routed``: the prompt's tokens, then the answer's, one entry per pass through the decoder, if they are recorded.
     The end of sequence is written and never read, so it has no entry.
@@ -107,6 +129,7 @@ class Writing:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     routed: list[Routed] | None = None
+    sampler: Sampler | None = None
 
     @property
     def done(self) -> bool:
@@ -133,6 +156,7 @@ def begin(
     plain: Tensor,
     *,
     record: bool = False,
+    sampler: Sampler | None = None,
 ) -> Writing:
     """Read the question's ids and write the first token. ``grammar`` has a budget of tokens; ``plain`` (V,) bool: the
     tokens that may stand inside text (:func:`timeexpert.model.generation.plain_text`)."""
@@ -144,7 +168,8 @@ def begin(
     hidden, routings = model.read(input_ids, cache=cache)
     keys, values = zip(*((layer.keys, layer.values) for layer in cache.layers), strict=True)
     prompt = [*video.ids, *question]
-    answer = Writing(grammar, prompt, RowCache(keys, values, len(prompt) + grammar.max_tokens))
+    room = len(prompt) + grammar.max_tokens
+    answer = Writing(grammar, prompt, RowCache(keys, values, room), sampler=sampler)
     if record:
         answer.routed = [video.routed, Routed.of(routings)]
     _write([answer], model.logits(hidden[:, -1]), plain)
@@ -168,11 +193,17 @@ def step(model: Decodes, answers: Sequence[Writing], plain: Tensor) -> None:
 
 
 def _write(answers: Sequence[Writing], logits: Tensor, plain: Tensor) -> None:
-    """The likeliest token that the grammar allows, for each answer; logits (R, V), empty rows last."""
+    """The likeliest token that the grammar allows, or a drawn one, for each answer; logits (R, V), empty rows last."""
     allowed = allowed_tokens([answer.grammar.allowed(answer.tokens) for answer in answers], plain)
     scores = logits[: len(answers)].float().masked_fill(~allowed.to(logits.device), float("-inf"))
-    best = scores.argmax(-1, keepdim=True)
-    logprobs = scores.log_softmax(-1).gather(1, best)
-    for answer, token, logprob in zip(answers, best[:, 0].tolist(), logprobs[:, 0].tolist(), strict=True):
+    for row, answer in zip(scores, answers, strict=True):
+        if answer.sampler is not None:
+            row /= answer.sampler.temperature
+    chosen, all_logprobs = scores.argmax(-1, keepdim=True), scores.log_softmax(-1)
+    for i, answer in enumerate(answers):
+        if answer.sampler is not None:
+            chosen[i] = answer.sampler.draw(all_logprobs[i].cpu())
+    logprobs = all_logprobs.gather(1, chosen)
+    for answer, token, logprob in zip(answers, chosen[:, 0].tolist(), logprobs[:, 0].tolist(), strict=True):
         answer.tokens.append(token)
         answer.logprobs.append(logprob)

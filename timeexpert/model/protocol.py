@@ -14,11 +14,12 @@ from timeexpert.moe import ExpertStatistics, Gate, MoELayer, Routing
 @dataclass(frozen=True)
 class ModelOutput:
     """``losses``: each term, already divided by the given counts. ``loss``: their sum. ``routings``: one
-    :class:`Routing` per layer."""
+    :class:`Routing` per layer. ``figures``: what is told beside the losses, shares of the step like them."""
 
     loss: Tensor
     losses: dict[str, Tensor]
     routings: list[Routing] = field(default_factory=list)
+    figures: dict[str, Tensor] = field(default_factory=dict)
 
 
 class VideoLLM(Protocol):

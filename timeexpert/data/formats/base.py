@@ -119,7 +119,8 @@ Drafts = Iterator[Draft | Fault | Sample]
 class Format:
     """A published annotation format: how its rows are read, told from others, and turned into samples.
 
-    ``write`` makes a row of a sample, where that can be done. ``splits``: published numbers of videos.
+    ``write`` makes a row of a sample, ``gather`` rows with a ``task`` of all samples together, where that can be done.
+    ``splits``: published numbers of videos.
     """
 
     name: str
@@ -128,6 +129,7 @@ class Format:
     matches: Callable[[Any], bool]
     drafts: Callable[[Row], Drafts]
     write: Callable[[Sample], dict[str, Any]] | None = None
+    gather: Callable[[Iterable[Converted]], Iterator[dict[str, Any] | Rejected]] | None = None
     splits: Mapping[str, int] = field(default_factory=dict)
 
     def convert(
