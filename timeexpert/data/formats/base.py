@@ -119,8 +119,7 @@ Drafts = Iterator[Draft | Fault | Sample]
 class Format:
     """A published annotation format: how its rows are read, told from others, and turned into samples.
 
-    ``write`` makes a row of a sample, ``gather`` rows with a ``task`` of all samples together, where that can be done.
-    ``splits``: published numbers of videos.
+    ``write`` makes a row of a sample, ``gather`` rows of all samples together. ``splits``: published numbers of videos.
     """
 
     name: str
