@@ -4,10 +4,10 @@
 
 *Throughput*: 32 questions about 4 generated videos. One by one: ``Predictor.ask`` of each question, which decodes and
 encodes its video every time. Server: a process of its own, asked the same questions over HTTP by 8 clients, each of
-which asks its next question when it has its answer; the server is new in every repeat, so its caches are empty. They
-take turns; the row has the medians, the ratio of the medians, and the 95th percentile of the seconds from asking to the
-answer. Every answer must be equal to the one of the one-by-one call, confidences included, or the script stops with
-exit code 1.
+which asks its next question when it has its answer; the server is new in every repeat, so its caches are empty. Engine:
+the same 8 clients as threads of one process around the engine alone, without HTTP. They take turns; the row has the
+medians, the ratios of the medians, and the 95th percentile of the seconds from asking the server to the answer. Every
+answer must be equal to the one of the one-by-one call, confidences included, or the script stops with exit code 1.
 
 *Soak*: 16 clients ask one server without a pause for ``--soak-s`` seconds. A question names its video by a ``file://``
 address, an upload or a ``data:`` address, and is answered whole or as a stream, by chance; one in twenty is left after
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import hashlib
 import http.client
 import json
 import os
@@ -51,6 +52,7 @@ from timeexpert.data.scene_questions import questions
 from timeexpert.data.scenes import SynthConfig, make_scene
 from timeexpert.data.synthetic import encode
 from timeexpert.predict import Prediction, Predictor
+from timeexpert.serving.engine import Engine, Question, Video
 
 VIDEOS, PER_VIDEO, CLIENTS, SOAK_CLIENTS, LEAVING = 4, 8, 8, 16, 20
 ANSWER_TIMEOUT_S, START_TIMEOUT_S = 120.0, 300.0
@@ -215,6 +217,20 @@ def side_by_side(server: Server, asked: list[Asked]) -> tuple[float, list[dict[s
     return seconds, [t[0] for t in told], [t[1] for t in told], server.steps() - before
 
 
+def engine_alone(predictor: Predictor, asked: list[Asked]) -> tuple[float, list[Prediction]]:
+    """Seconds and answers of a new engine whose decoder processes are started."""
+    names = {one.path: hashlib.sha256(one.path.read_bytes()).hexdigest() for one in asked}
+    with Engine(predictor, "bench") as engine:
+        videos = [Video(asked[0].path, f"warm up {i}") for i in range(engine.limits.decode_workers)]
+        for ticket in [engine.submit(Question(video, "When?", num_frames=1)) for video in videos]:
+            ticket.result(ANSWER_TIMEOUT_S)
+        began = time.perf_counter()
+        with ThreadPoolExecutor(CLIENTS) as clients:
+            questions = [Question(Video(one.path, names[one.path]), one.prompt, one.task) for one in asked]
+            answers = [reply.prediction for reply in clients.map(engine.answer, questions)]
+        return time.perf_counter() - began, answers
+
+
 def warm_up(server: Server, asked: Asked) -> None:
     """Start the decoder processes: two questions at once about one frame, with other bytes than the videos have."""
     data = asked.path.read_bytes()
@@ -231,21 +247,25 @@ def warm_up(server: Server, asked: Asked) -> None:
 def throughput(predictor: Predictor, model: Path, asked: list[Asked], repeats: int) -> dict[str, Any]:
     """Medians over the repeats."""
     one_by_one(predictor, asked[:2])
-    alone_s, server_s, waits_s, rows = [], [], [], Counter[int]()
+    alone_s, engine_s, server_s, waits_s, rows = [], [], [], [], Counter[int]()
     equal = True
     for _ in range(repeats):
         seconds, answers = one_by_one(predictor, asked)
         alone_s.append(seconds)
+        seconds, same = engine_alone(predictor, asked)
+        engine_s.append(seconds)
+        equal = equal and same == answers
         with served(model, asked[0].path.parent) as server:
             seconds, told, waits, steps = side_by_side(server, asked)
         rows.update(steps)
         server_s.append(seconds)
         waits_s += waits
         equal = equal and told == expected(answers)
-    alone, together = statistics.median(alone_s), statistics.median(server_s)
+    alone, together, engine = (statistics.median(seconds) for seconds in (alone_s, server_s, engine_s))
     return {
         "questions": len(asked), "videos": VIDEOS, "clients": CLIENTS,
         "one_by_one_s": round(alone, 3), "server_s": round(together, 3), "ratio": round(alone / together, 2),
+        "engine_s": round(engine, 3), "engine_ratio": round(alone / engine, 2),
         "latency_p50_s": round(statistics.median(waits_s), 3),
         "latency_p95_s": round(statistics.quantiles(waits_s, n=20)[-1], 3),
         "one_by_one_latency_s": round(alone / len(asked), 3),

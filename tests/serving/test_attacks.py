@@ -24,7 +24,7 @@ from PIL import Image
 from ..data.media import write_video
 from .conftest import PROMPT, Reply, data_url, question
 from .process import Process, process
-from .test_fetch import PUBLIC, Host
+from .test_fetch import PUBLIC, Host, running
 from .test_http import head
 from .test_refusals import refused
 
@@ -53,15 +53,6 @@ def canary(video: Path) -> Iterator[Host]:
 def outside(video: Path) -> Iterator[Host]:
     """A host of the internet, as far as the server knows."""
     yield from running(Host(video.read_bytes()))
-
-
-def running(host: Host) -> Iterator[Host]:
-    thread = threading.Thread(target=host.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    yield host
-    host.shutdown()
-    thread.join()
-    host.server_close()
 
 
 @pytest.fixture(scope="module")

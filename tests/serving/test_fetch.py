@@ -75,13 +75,17 @@ class Host(ThreadingHTTPServer):
 
 @pytest.fixture
 def host(video: Path) -> Iterator[Host]:
-    server = Host(video.read_bytes())
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    yield from running(Host(video.read_bytes()))
+
+
+def running(host: Host) -> Iterator[Host]:
+    """The host, answering in a thread of its own."""
+    thread = threading.Thread(target=host.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
-    yield server
-    server.shutdown()
+    yield host
+    host.shutdown()
     thread.join()
-    server.server_close()
+    host.server_close()
 
 
 def names(**addresses: list[str]) -> Callable[[str, int], list[str]]:

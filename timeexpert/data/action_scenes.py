@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from timeexpert.data.records import Sample
-from timeexpert.tokenization import Event, EventSequence
+from timeexpert.tokenization import Event
 
+from .scene_questions import scene_sample
 from .scenes import COLOURS, SHAPES, Scene, ShapeEvent, SynthConfig, radii
 
 # What is done to a shape, and how it is drawn.
@@ -90,16 +91,4 @@ def action_questions(scene: Scene, config: SynthConfig) -> list[Sample]:
         for step in steps:
             if names.count(step.text) == 1:
                 asked.append(("moment_retrieval", str(rng.choice(ASK_WHEN)).format(label=step.text), [step], {}))
-    return [
-        Sample(
-            id=f"{scene.name}/{number}",
-            video=f"{scene.name}.mp4",
-            duration_s=scene.duration_s,
-            task=task,
-            prompt=prompt,
-            events=EventSequence(tuple(events)),
-            source="synthetic",
-            meta=meta,
-        )
-        for number, (task, prompt, events, meta) in enumerate(asked)
-    ]
+    return [scene_sample(scene, number, *question) for number, question in enumerate(asked)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 
+from timeexpert.errors import did_you_mean
 from timeexpert.tokenization import Event
 
 # Frames have one label each, but published lines overlap: the example of TemporalVLM (figure 8) by 0.6 s.
@@ -63,6 +63,5 @@ def step_problems(events: Sequence[Event], classes: Sequence[str] | None = None)
 
 
 def _near(event: Event, classes: Sequence[str] | None) -> str:
-    near = get_close_matches(event.text, classes or (), n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(event.text, classes or ())
     return f" of {len(classes or ())}.{hint} Correct the action, or add it to the labels."

@@ -13,14 +13,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from timeexpert.data.action_steps import words_of
-from timeexpert.errors import UserError
+from timeexpert.errors import UserError, did_you_mean
 
 CATEGORIES = ("moving", "assembling", "positioning", "packaging")  # of steps: TemporalVLM, section A.1
 
@@ -54,8 +53,7 @@ class LabelSets:
                 f"the row names no process, and {self.path} has {len(self.processes)}. Name it in the row's 'process'."
             )
         if process not in self.processes:
-            near = get_close_matches(str(process), self.processes, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(process, self.processes)
             raise LabelError(f"process ({process!r:.80}) is none of the {len(self.processes)} of {self.path}.{hint}")
         return self.processes[process]
 
@@ -102,8 +100,7 @@ def _process(where: str, steps: Any) -> Process:
         if other is not name:
             raise LabelError(f"{where}: {other!r:.80} and {name!r:.80} have the same words. Rename or drop one.")
         if category is not None and category not in CATEGORIES:
-            near = get_close_matches(str(category), CATEGORIES, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(category, CATEGORIES)
             raise LabelError(
                 f"{where}: {name!r:.80} has the category {category!r}, which is none of {', '.join(CATEGORIES)}.{hint}"
             )

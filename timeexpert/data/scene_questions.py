@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -33,24 +34,29 @@ _ASK = {
 }
 
 
+def scene_sample(
+    scene: Scene, number: int, task: str, prompt: str, events: list[Event], meta: dict[str, Any]
+) -> Sample:
+    """The ``number``-th question about a scene, with its answer."""
+    return Sample(
+        id=f"{scene.name}/{number}",
+        video=f"{scene.name}.mp4",
+        duration_s=scene.duration_s,
+        task=task,
+        prompt=prompt,
+        events=EventSequence(tuple(events)),
+        source="synthetic",
+        meta=meta,
+    )
+
+
 def questions(scene: Scene, config: SynthConfig) -> list[Sample]:
     """All samples about one scene, with exact answers."""
     rng = np.random.default_rng(scene.seed + 2)
     out: list[Sample] = []
 
-    def add(task: str, prompt: str, events: list[Event], **meta: object) -> None:
-        out.append(
-            Sample(
-                id=f"{scene.name}/{len(out)}",
-                video=f"{scene.name}.mp4",
-                duration_s=scene.duration_s,
-                task=task,
-                prompt=prompt,
-                events=EventSequence(tuple(events)),
-                source="synthetic",
-                meta=dict(meta),
-            )
-        )
+    def add(task: str, prompt: str, events: list[Event], **meta: Any) -> None:
+        out.append(scene_sample(scene, len(out), task, prompt, events, meta))
 
     def ask(task: str, **words: str) -> str:
         return str(rng.choice(_ASK[task])).format(**words)

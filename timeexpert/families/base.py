@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from timeexpert.config import ConfigError
 from timeexpert.data.records import Sample
+from timeexpert.errors import did_you_mean
 
 if TYPE_CHECKING:  # a run's config is read without them
     from timeexpert.data.collate import RowWriter
@@ -40,7 +40,7 @@ class ModelSettings(ABC):
 
         name = tree.get("family", FAMILIES[0])
         if name not in FAMILIES:
-            raise ConfigError(f"family ({name!r}) must be one of {', '.join(FAMILIES)}.{_near(str(name), FAMILIES)}")
+            raise ConfigError(f"family ({name!r}) must be one of {', '.join(FAMILIES)}.{did_you_mean(name, FAMILIES)}")
         return settings_of(name)
 
     @property
@@ -79,7 +79,7 @@ class ModelSettings(ABC):
     def check_stage(self, where: str, kind: str, trains: tuple[str, ...] | None, num_frames: tuple[int, ...]) -> None:
         """Raises :class:`ConfigError` for a stage that this model cannot have; ``where`` is the stage's key path."""
         if kind not in self.KINDS:
-            near = _near(kind, self.KINDS)
+            near = did_you_mean(kind, self.KINDS)
             raise ConfigError(f"{where}.kind ({kind!r}) must be one of {', '.join(self.KINDS)}.{near}")
         for part in trains or ():
             if part not in self.PARTS:
@@ -128,11 +128,6 @@ class Family(ABC):
     def texts(self, sample: Sample) -> list[str]:
         """What a vocabulary that is trained on a sample must be able to write."""
         return [text for text in (sample.prompt, *(event.text for event in sample.events)) if text]
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    near = get_close_matches(name, known, n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def differences(section: str, names: tuple[str, ...], a: Any, b: Any) -> Iterator[str]:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import reprlib
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from timeexpert.data.records import SampleError, parse_json
+from timeexpert.errors import did_you_mean
 from timeexpert.model.answering import TASK_LIMITS
 
 from .frames import TIME, image_bytes
@@ -74,7 +74,9 @@ def read_question(body: dict[str, Any], model: str, limits: ServingLimits) -> As
     _check_settings(body)
     task = body.get("task")
     if task is not None and (not isinstance(task, str) or task not in TASK_LIMITS):
-        raise RequestError(f"task ({_show(task)}) must be one of {', '.join(TASK_LIMITS)}.{_near(task, TASK_LIMITS)}")
+        raise RequestError(
+            f"task ({_show(task)}) must be one of {', '.join(TASK_LIMITS)}.{did_you_mean(str(task)[:40], TASK_LIMITS)}"
+        )
     max_tokens = [
         _whole(name, body[name], 1, 1_000_000) for name in ("max_tokens", "max_completion_tokens") if name in body
     ]
@@ -244,12 +246,9 @@ def _whole(name: str, value: Any, low: int, high: int) -> int:
 def _refuse_unknown(where: str, value: dict[str, Any], known: tuple[str, ...]) -> None:
     for name in value:
         if name not in known:
-            raise RequestError(f"{where}: unknown field {_show(name)}; known: {', '.join(known)}.{_near(name, known)}")
-
-
-def _near(name: Any, known: Any) -> str:
-    match = get_close_matches(str(name)[:40], known, n=1)
-    return f" Did you mean {match[0]!r}?" if match else ""
+            raise RequestError(
+                f"{where}: unknown field {_show(name)}; known: {', '.join(known)}.{did_you_mean(str(name)[:40], known)}"
+            )
 
 
 def _show(value: Any) -> str:
