@@ -269,6 +269,7 @@ class RunConfig:
                     "gates. Leave it out."
                 )
             if stage.rl is not None:
+                stage.rl.check_family(f"stages.{stage.name}", self.model.family, self.model.answers_in_words)
                 stage.rl.check_run(f"stages.{stage.name}", stage.steps, shortest, self.train.checkpoint_every)
                 if self.parallel.engine == "deepspeed":
                     raise ConfigError(

@@ -104,6 +104,7 @@ class Feed:
     on_dropped: Callable[[tuple[tuple[str, str], ...]], None]
     stage: str
     figures: dict[str, float] = field(default_factory=dict)  # see StepFeed
+    pieces: dict[str, Stopwatch] = field(default_factory=dict)
     at_boundary: bool = True
     _waiting: deque[_Loaded] = field(default_factory=deque)
     _empty: int = 0

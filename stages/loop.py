@@ -259,6 +259,7 @@ class StageRun:
         """Where the time of the steps since the last record went, and which rank the others wait for."""
         self.memory.sample()
         row = self.clock.take()
+        row["seconds"] |= {name: watch.take() / row["steps"] for name, watch in self.feed.pieces.items()}
         if self.peak_flops is not None and self.flops_per_token is not None:
             row["mfu"] = row["tokens_per_s"] * self.flops_per_token / (self.peak_flops * self.engine.world_size)
         row["peak_rss_gib"] = round(self.memory.gib, 3)

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from timeexpert.checkpoint import whole_model
 from timeexpert.config import ConfigError
 from timeexpert.data.batch import VideoBatch
 from timeexpert.data.shards import ShardDataset
-from timeexpert.model import TimeExpert
-from timeexpert.model.protocol import ModelOutput
+from timeexpert.model.protocol import ModelOutput, VideoLLM
 from timeexpert.parallel import OneProcess
 from timeexpert.predict import InferenceConfig, Predictor
 from timeexpert.timing import Stopwatch
@@ -25,6 +26,7 @@ from .config import StageConfig
 from .feed import Feed, Step
 from .grpo import grpo_terms
 from .rl_config import RlConfig
+from .rollout_server import RolloutServer
 from .rollouts import (
     QuestionBook,
     RolloutBatch,
@@ -52,6 +54,18 @@ def check_truths(stage: StageConfig, datasets: dict[str, ShardDataset]) -> None:
                     )
 
 
+def dropouts_of(model: nn.Module) -> list[tuple[nn.Module, str, float]]:
+    """(module, attribute, share) of each dropout: torch's layers, and transformers' attention, which has none."""
+    layers = [(m, "p", m.p) for m in model.modules() if isinstance(m, nn.Dropout)]
+    attention = [
+        (m, "attention_dropout", m.attention_dropout) for m in model.modules() if hasattr(m, "attention_dropout")
+    ]
+    return [*layers, *attention]
+
+
+PIECES = ("writing", "scoring")  # of a rollout: answers are drawn; their tokens pass policy and reference
+
+
 class GrpoObjective:
     """What an rl stage optimises. The reference is a frozen copy of the model that the stage starts from.
 
@@ -65,7 +79,7 @@ class GrpoObjective:
     def __init__(
         self,
         stage: StageConfig,
-        model: TimeExpert,
+        model: Any,  # a VideoLLM
         text: TextTokenizer,
         datasets: Sequence[ShardDataset],
         seed: int,
@@ -83,10 +97,17 @@ class GrpoObjective:
         self.writer = deepcopy(model).to(device) if engine.shards else model
         self.reference = deepcopy(model).to(device).eval().requires_grad_(False) if self.settings.beta > 0 else None
         limits = InferenceConfig(max(stage.num_frames), self.settings.max_new_tokens, self.settings.max_events)
-        self.predictor = Predictor(self.writer, text, limits)
-        self.trains_tower = "vision_tower" in stage.parts
+        self.predictor = Predictor(self.writer, text, limits, free=not self.settings.grammar)
+        self.server = None if self.settings.rollouts is None else RolloutServer(self.settings.rollouts)
+        # a server sees frames, and a tower that learns has no features to keep
+        self.keeps_features = self.server is None and "vision_tower" not in stage.parts
+        # what is optimised is what was drawn: without dropout
+        self.dropouts = dropouts_of(model)
+        for module, name, _ in self.dropouts:
+            setattr(module, name, 0.0)
         self.plain = self.predictor.answering.plain
-        self.device = device
+        self.device, self.on_gpu = device, device.type == "cuda"
+        self.watches = {name: Stopwatch() for name in PIECES}
 
     def feed(self, feed: Feed, step_of: Callable[[], int]) -> RolloutFeed:
         """The stage's batches of questions as rollouts."""
@@ -126,30 +147,44 @@ class GrpoObjective:
         settings, batch = self.settings, batch.to(self.device)
         self.writer.eval()
         with self.autocast(), torch.no_grad():
-            if not self.trains_tower:
+            if self.keeps_features:
                 batch = with_features(batch, self.writer)
-            asked = asked_of(batch, self.book, self.predictor, settings.prompt)
-            groups = draw_answers(self.predictor, asked, settings, (self.seed, serial))
+            asked = asked_of(batch, self.book, settings.prompt)
+            with self.watches["writing"].running(self.on_gpu):
+                groups = draw_answers(self.predictor, asked, settings, (self.seed, serial), self.server)
             rows, advantages = zip(
                 *(judged(self.predictor, a, group, settings) for a, group in zip(asked, groups, strict=True)),
                 strict=True,
             )
             rollout = rollout_batch(self.predictor, asked, groups, torch.cat(advantages)).to(self.device)
-            if settings.updates_per_rollout > 1:
-                rollout = replace(rollout, old=self._logprobs(self.writer, rollout))
-            if self.reference is not None:
-                rollout = replace(rollout, reference=self._logprobs(self.reference, rollout))
+            with self.watches["scoring"].running(self.on_gpu):
+                if settings.updates_per_rollout > 1:
+                    rollout = replace(rollout, old=self._logprobs(self.writer, rollout))
+                if self.reference is not None:
+                    rollout = replace(rollout, reference=self._logprobs(self.reference, rollout))
+        self.model.train()
         return rollout, list(rows)
 
-    def _logprobs(self, model: TimeExpert, rollout: RolloutBatch) -> Tensor:
+    def _logprobs(self, model: VideoLLM, rollout: RolloutBatch) -> Tensor:
         return answer_logprobs(model, rollout, self.plain, self.settings.temperature)[0]
 
     def refresh_writer(self) -> None:
-        """Give the copy that draws answers the weights of now; a collective."""
+        """Give what draws answers the weights of now; a collective."""
         if self.engine.shards:
             weights = whole_model(self.engine.weights(self.model))
             assert weights is not None
             self.writer.load_state_dict(weights)
+        if self.server is not None:
+            self.engine.from_main(partial(self.server.renew_weights, self._save_writer))
+
+    def _save_writer(self, folder: Path) -> None:
+        self.writer.save_pretrained(folder)
+        self.predictor.text.save(folder)
+
+    def close(self) -> None:
+        """Give the model its dropout back."""
+        for module, name, share in self.dropouts:
+            setattr(module, name, share)
 
 
 @dataclass
@@ -169,6 +204,11 @@ class RolloutFeed:
         return self.questions.reading
 
     @property
+    def pieces(self) -> dict[str, Stopwatch]:
+        """Of a rollout."""
+        return self.objective.watches
+
+    @property
     def state(self) -> dict[str, Any]:
         """See :class:`Feed`."""
         return self.questions.state
@@ -185,6 +225,7 @@ class RolloutFeed:
     def close(self) -> None:
         """See :class:`Feed`."""
         self.questions.close()
+        self.objective.close()
 
     def take(self, count: int) -> Step:
         """``count`` batches of questions with their answers, over all ranks."""

@@ -18,18 +18,18 @@ from timeexpert.data.batch import VideoBatch
 from timeexpert.data.collate import Row
 from timeexpert.data.records import Sample
 from timeexpert.data.shards import ShardDataset
-from timeexpert.evaluation.segment_rewards import REWARDS, answer_of_events
-from timeexpert.model import TimeExpert
-from timeexpert.model.answering import EventAnswering
+from timeexpert.evaluation.segment_rewards import REWARDS, SegmentAnswer, answer_of_events, answer_of_text
 from timeexpert.model.decoding import Sampler, Writing
 from timeexpert.model.generation import allowed_tokens
+from timeexpert.model.protocol import VideoLLM
 from timeexpert.model.vision import tower_features
-from timeexpert.predict import Clip, Predictor, Request
-from timeexpert.tokenization import EventCodec
+from timeexpert.predict import Clip, Prediction, Predictor, Request
+from timeexpert.tokenization import Event, EventSequence
 from timeexpert.tokenization.grammar import Allowed
 
 from .grpo import group_advantages
 from .rl_config import QUESTION, RlConfig
+from .rollout_server import RolloutServer
 
 
 @dataclass(frozen=True)
@@ -84,51 +84,47 @@ class QuestionBook:
         return self.found[key]
 
 
-def asked_of(batch: VideoBatch, book: QuestionBook, predictor: Predictor, prompt: str) -> list[Asked]:
+def asked_of(batch: VideoBatch, book: QuestionBook, prompt: str) -> list[Asked]:
     """The questions of a batch of one question per row, with their frames as the batch holds them."""
-    codec = _codec_of(predictor)
-    ids = codec.ids
-    frames = ((batch.input_ids == ids.vision).sum(1) // predictor.model.config.tokens_per_frame).tolist()
+    clips = batch.pixel_values.split([len(times_s) for times_s in batch.times_s])
     asked = []
-    for row, dataset, sample_id, clip in zip(
-        batch.input_ids, batch.datasets, batch.sample_ids, batch.pixel_values.split(frames), strict=True
-    ):
+    for dataset, sample_id, times_s, clip in zip(batch.datasets, batch.sample_ids, batch.times_s, clips, strict=True):
         sample, duration_s = book[dataset, sample_id]
-        symbols = (row[row >= ids.frame_time] - ids.frame_time).view(len(clip), -1).tolist()
-        times_s = np.array([codec.times.decode_number(number) for number in symbols])
         words = prompt.replace(QUESTION, sample.prompt)
-        asked.append(Asked(sample, Request(Clip(clip, times_s, duration_s), words, sample.task)))
+        asked.append(Asked(sample, Request(Clip(clip, np.array(times_s), duration_s), words, sample.task)))
     return asked
 
 
-def _codec_of(predictor: Predictor) -> EventCodec:
-    assert isinstance(predictor.answering, EventAnswering)  # no other family has the kind rl
-    return predictor.answering.codec
-
-
 @torch.no_grad()
-def with_features(batch: VideoBatch, model: TimeExpert) -> VideoBatch:
-    """A batch with the tower's features in place of pixels, so that answers and updates share one pass of the tower."""
-    if batch.pixel_values.ndim == 3:
+def with_features(batch: VideoBatch, model: VideoLLM) -> VideoBatch:
+    """A batch with the tower's features in place of pixels, so that answers and updates share one pass of the tower.
+
+    The same batch where the model takes frames only, and where there are features already.
+    """
+    if model.features_tower is None or batch.pixel_values.ndim == 3:
         return batch
-    return replace(batch, pixel_values=tower_features(model.frame_encoder.vision_tower, batch.pixel_values))
+    return replace(batch, pixel_values=tower_features(model.features_tower, batch.pixel_values))
 
 
 def draw_answers(
-    predictor: Predictor, asked: Sequence[Asked], settings: RlConfig, seed: Sequence[int]
+    predictor: Predictor,
+    asked: Sequence[Asked],
+    settings: RlConfig,
+    seed: Sequence[int],
+    server: RolloutServer | None = None,
 ) -> list[list[Writing]]:
-    """``group_size`` answers to each question. Random numbers follow from ``seed``, the question and the place in its
-    group, so an answer does not depend on what it is drawn beside."""
-    groups: list[list[Writing | None]] = [[None] * settings.group_size for _ in asked]
-    places = [(q, g) for q in range(len(asked)) for g in range(settings.group_size)]
-    samplers = [
-        Sampler(settings.temperature, np.random.default_rng([*seed, _number(asked[q].sample.id), g])) for q, g in places
-    ]
-    for i, answer in predictor.written([asked[q].request for q, _ in places], samplers):
-        q, g = places[i]
-        groups[q][g] = answer
-        answer.cache = None  # type: ignore[assignment]  # keys and values are needed no more
-    return groups  # type: ignore[return-value]
+    """``group_size`` answers to each question, by the model itself or by a ``server``. Random numbers follow from
+    ``seed``, the question and the place in its group, so an answer does not depend on what it is drawn beside."""
+    if server is not None:
+        rngs = (np.random.default_rng([*seed, _number(a.sample.id)]) for a in asked)
+        seeds = [int(rng.integers(2**31)) for rng in rngs]
+        return server.draw(predictor, [a.request for a in asked], settings, seeds)
+
+    def sampler(sample: Sample, place: int) -> Sampler:
+        return Sampler(settings.temperature, np.random.default_rng([*seed, _number(sample.id), place]))
+
+    samplers = [[sampler(a.sample, place) for place in range(settings.group_size)] for a in asked]
+    return predictor.draw([a.request for a in asked], samplers)
 
 
 def _number(name: str) -> int:
@@ -143,13 +139,11 @@ def judged(
     told = []
     for answer in answers:
         prediction = predictor.prediction(asked.request, answer)
-        parsed = not prediction.problems
-        read = answer_of_events(prediction.events.segments_s, parsed, rules)
+        read = _read(prediction, settings)
         rewards = {name: REWARDS[name](read, truth, rules) for name in settings.rewards}
         told.append(
             {
-                "events": prediction.events.to_json(),
-                "parsed": parsed,
+                **_as_told(prediction, read, settings),
                 "tokens": len(answer.tokens),
                 "rewards": rewards,
                 "reward": sum(settings.rewards[name] * value for name, value in rewards.items()),
@@ -164,6 +158,22 @@ def judged(
     return {**question, **times, "answers": told}, advantages
 
 
+def _read(prediction: Prediction, settings: RlConfig) -> SegmentAnswer:
+    """An answer as rewards read it."""
+    if settings.answers == "thinking":
+        return answer_of_text(prediction.text, settings.rules)
+    return answer_of_events(prediction.events.segments_s, not prediction.problems, settings.rules)
+
+
+def _as_told(prediction: Prediction, read: SegmentAnswer, settings: RlConfig) -> dict[str, Any]:
+    """What ``rollouts.jsonl`` keeps of an answer: its events, and its text where rewards read that."""
+    if settings.answers == "events":
+        return {"events": prediction.events.to_json(), "parsed": not prediction.problems}
+    segments = [s for s in read.segments_s or () if 0 <= s[0] < s[1]]
+    events = EventSequence(tuple(Event(start_s, end_s) for start_s, end_s in segments))
+    return {"events": events.to_json(), "parsed": read.form == 1.0, "text": prediction.text}
+
+
 def rollout_batch(
     predictor: Predictor, asked: Sequence[Asked], groups: Sequence[Sequence[Writing]], advantages: Tensor
 ) -> RolloutBatch:
@@ -172,7 +182,8 @@ def rollout_batch(
     for place, (question, group) in enumerate(zip(asked, groups, strict=True)):
         suffix = predictor.answering.question_ids(question.request)
         start = len(group[0].prompt_ids) - len(suffix)
-        row = Row(frames=question.request.clip.frames, dataset=place)
+        clip = question.request.clip
+        row = Row(frames=clip.frames, times_s=predictor.answering.shown_s(clip.times_s), dataset=place)
         row.add(group[0].prompt_ids[:start], 0, 0, False)
         for turn, answer in enumerate(group, 1):
             row.add(suffix, turn, start, False)
@@ -188,9 +199,7 @@ def rollout_batch(
     return RolloutBatch(batch, tuple(rules), mask, advantages, sampled)
 
 
-def answer_logprobs(
-    model: TimeExpert, rollout: RolloutBatch, plain: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
+def answer_logprobs(model: VideoLLM, rollout: RolloutBatch, plain: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the answers' tokens among those that the grammar allowed, at ``temperature``, and the
     entropies (without gradient) of what they were chosen from; both (B, T), 0 where there is no token."""
     target = rollout.batch.labels[:, 1:]

@@ -200,7 +200,7 @@ class Trainer:
             text.save(folder)
             self._inference(stage, global_step).write(folder)
 
-        parts = ", ".join(stage.parts)
+        parts = ", ".join(part for part in stage.parts if part in self.config.model.PARTS)
         self.console.print(f"[bold]stage {stage.name}[/] ({stage.kind}): {stage.steps} steps, trains {parts}")
         loader = self._loader(stage, text)
         data = {name: self.dataset(self.config.data.train[name]).manifest["index_sha256"] for name in stage.mix}

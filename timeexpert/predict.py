@@ -32,6 +32,7 @@ from timeexpert.tokenization import EventSequence
 from timeexpert.tokenization.text import TextTokenizer, load_text
 
 INFERENCE = "inference.json"
+DRAW_ROWS = 64  # answers that are drawn side by side: one step costs little more than one of STEP_ROWS
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,21 @@ def resolve_model(path: str | Path) -> Path:
 
 
 class Predictor:
-    """Asks a model of any family. Greedy and deterministic; what differs between families is in :attr:`answering`."""
+    """Asks a model of any family. Greedy and deterministic; what differs between families is in :attr:`answering`.
+
+    ``free``: answers are not held to the family's grammar.
+    """
 
     def __init__(
-        self, model: Any, text: TextTokenizer, config: InferenceConfig, *, reader: FrameReader | None = None
+        self,
+        model: Any,
+        text: TextTokenizer,
+        config: InferenceConfig,
+        *,
+        reader: FrameReader | None = None,
+        free: bool = False,
     ) -> None:
-        self.model, self.text, self.config = model, text, config
+        self.model, self.text, self.config, self.free = model, text, config, free
         self.answering = family_of(model).answering(model, text)
         self.reader = reader or FrameReader(self.answering.image_size)
         self._asking = threading.Lock()
@@ -174,7 +184,7 @@ class Predictor:
     def budget(self, request: Request) -> Budget:
         """What the answer may take: what was asked for, within what the model was trained to write."""
         most = self.config.max_new_tokens
-        return Budget(min(request.max_tokens or most, most), self.config.max_events)
+        return Budget(min(request.max_tokens or most, most), self.config.max_events, self.free)
 
     def prompt_ids(self, request: Request) -> tuple[list[int], tuple[float, ...]]:
         """Token ids up to where the answer begins, and the frame times as the model reads them.
@@ -203,7 +213,8 @@ class Predictor:
         self, request: Request, video: EncodedVideo, *, record: bool = False, sampler: Sampler | None = None
     ) -> Writing:
         """The first token of an answer. ``record`` keeps who computes each token; ``sampler`` draws the tokens."""
-        return self.answering.begin(request, video, self.budget(request), record=record, sampler=sampler)
+        prompt = self.answering.encode_question(request, video)
+        return self.answering.begin(request, prompt, self.budget(request), record=record, sampler=sampler)
 
     @torch.inference_mode()
     def step(self, answers: Sequence[Writing]) -> None:
@@ -231,11 +242,8 @@ class Predictor:
             predictions[i] = self.prediction(requests[i], answer)
         return [predictions[i] for i in range(len(requests))]
 
-    def written(
-        self, requests: Sequence[Request], samplers: Sequence[Sampler] | None = None
-    ) -> Iterator[tuple[int, Writing]]:
-        """The place of a request and its answer, as they are done. ``samplers``: one per request; without, the
-        likeliest tokens are written. The model has to be in ``eval``."""
+    def written(self, requests: Sequence[Request]) -> Iterator[tuple[int, Writing]]:
+        """The place of a request and its answer, as they are done. The model has to be in ``eval``."""
         left = Counter(id(request.clip) for request in requests)
         encoded: dict[int, EncodedVideo] = {}
         waiting = deque(enumerate(requests))
@@ -246,13 +254,42 @@ class Predictor:
                 clip = id(request.clip)
                 if clip not in encoded:
                     encoded[clip] = self.encode(request.clip)
-                active[i] = self.begin(request, encoded[clip], sampler=samplers[i] if samplers else None)
+                active[i] = self.begin(request, encoded[clip])
                 left[clip] -= 1
                 if not left[clip]:
                     del encoded[clip]
             self.step(list(active.values()))
             for i in [i for i, answer in active.items() if answer.done]:
                 yield i, active.pop(i)
+
+    @torch.inference_mode()
+    def draw(self, requests: Sequence[Request], samplers: Sequence[Sequence[Sampler]]) -> list[list[Writing]]:
+        """Several drawn answers to each request, by its ``samplers``; video and question are read once.
+
+        ``DRAW_ROWS`` answers are written side by side; what is beside one changes its log-probabilities by rounding
+        only. The model has to be in ``eval``.
+        """
+        waiting = deque(enumerate(requests))
+        groups: list[list[Writing]] = [[] for _ in requests]
+        active: list[Writing] = []
+        ready: deque[Writing] = deque()
+        while waiting or ready or active:
+            while waiting and len(active) + len(ready) < DRAW_ROWS:
+                i, request = waiting.popleft()
+                prompt, budget = (
+                    self.answering.encode_question(request, self.encode(request.clip)),
+                    self.budget(request),
+                )
+                groups[i] = [self.answering.begin(request, prompt, budget, sampler=s) for s in samplers[i]]
+                ready += [answer for answer in groups[i] if not answer.done]
+            active += [ready.popleft() for _ in range(min(len(ready), DRAW_ROWS - len(active)))]
+            if active:
+                self.answering.step(active, DRAW_ROWS)
+            for answer in active:
+                if answer.done:
+                    answer.cache = None  # type: ignore[assignment]  # keys and values are needed no more
+            active = [answer for answer in active if not answer.done]
+        return groups
 
     def events(self, video: Source, prompt: str, task: str | None = None) -> EventSequence:
         """The events of one video for one prompt. ``video``: a file, or its bytes.
@@ -284,7 +321,7 @@ class Predictor:
 
     def with_config(self, **changes: Any) -> Predictor:
         """The same model asked differently, for example with another ``num_frames``."""
-        return Predictor(self.model, self.text, replace(self.config, **changes), reader=self.reader)
+        return Predictor(self.model, self.text, replace(self.config, **changes), reader=self.reader, free=self.free)
 
 
 def _with_noise(request: Request, seed: int, size: int) -> Request:

@@ -54,6 +54,18 @@ def test_the_page_shows_some_questions_with_all_answers_best_first(tmp_path: Pat
     assert "0.600 \u00b1 0.400" in html and "q1 \u00b7" in html and "q20 \u00b7" in html
 
 
+def test_an_answer_in_words_is_shown_with_its_text_begin_and_end(tmp_path: Path) -> None:
+    write_run(tmp_path, 1)
+    row = json.loads((tmp_path / "rollouts.jsonl").read_text(encoding="utf-8"))
+    row["answers"][0]["text"] = "<think>at 1" + "x" * 5000 + "</think><answer>1-4</answer>"
+    (tmp_path / "rollouts.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    path = write_rollouts_page(tmp_path)
+    assert path is not None
+    html = path.read_text(encoding="utf-8")
+    assert "<pre>&lt;think&gt;at 1x" in html and "x ... x" in html and "&lt;answer&gt;1-4&lt;/answer&gt;</pre>" in html
+    assert html.count("<pre>") == 1 and len(html) < 20_000
+
+
 def test_a_run_without_rollouts_has_no_page_and_a_damaged_file_is_named(tmp_path: Path) -> None:
     assert write_rollouts_page(tmp_path) is None
     (tmp_path / "rollouts.jsonl").write_text("{\n", encoding="utf-8")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.tiny import config_tree
+from tests.tiny import ROOT, config_tree
 from timeexpert.cli import main
 from timeexpert.config import dump, load, read_tree
 from timeexpert.paths import configs_folder
@@ -201,7 +201,29 @@ def test_every_config_of_the_package_loads(path: Path) -> None:
     assert load(RunConfig, path).stages
 
 
-def test_the_tiny_rl_config_has_the_model_of_the_quickstart_which_it_starts_from() -> None:
-    tiny, rl = (load(RunConfig, configs_folder() / f"{name}.yaml").model for name in ("tiny", "rl_tiny"))
-    assert rl.pretrained == "runs/quickstart/models/sft"
-    assert replace(rl, pretrained=None) == tiny
+def named(name: str) -> RunConfig:
+    return load(RunConfig, configs_folder() / f"{name}.yaml")
+
+
+def test_the_tiny_rl_configs_have_the_model_that_they_start_from() -> None:
+    shipped = load(RunConfig, ROOT / "checkpoints" / "tiny" / "config.yaml").model
+    for name in ("rl_tiny_sft", "rl_tiny", "ablations/rl_unphased"):
+        model = named(name).model
+        assert model.pretrained == "checkpoints/tiny"
+        assert replace(model, pretrained=None) == shipped
+
+
+def test_the_config_of_both_phases_has_those_of_the_two_that_train_them_apart() -> None:
+    both, apart = named("rl"), [named("rl_phase1"), named("rl_phase2")]
+    assert both.model == apart[0].model
+    for stage, config, mix in zip(both.stages, apart, ({"museg": 1}, {"museg2": 1}), strict=True):
+        (alone,) = config.stages
+        assert stage == replace(alone, mix=mix)
+        assert [both.data.train[name] for name in mix] == list(config.data.train.values())
+
+
+def test_one_long_phase_has_the_steps_and_settings_of_the_two_it_is_compared_with() -> None:
+    (_, phase1, phase2), (_, unphased) = named("rl_tiny").stages, named("ablations/rl_unphased").stages
+    assert unphased == replace(phase2, name="unphased", steps=phase1.steps + phase2.steps)
+    assert phase1 == replace(phase2, name="phase1", steps=phase1.steps, rl=phase1.rl)
+    assert phase1.rl == replace(phase2.rl, rewards={"format": 1.0, "global_matching": 1.0})

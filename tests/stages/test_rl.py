@@ -216,7 +216,7 @@ def stage(**changes: Any) -> dict[str, Any]:
         ({"tasks": ["general"]}, "tasks: general cannot be rewarded: their answers are no segments. Set tasks to some"),
         ({"questions_per_video": 2}, r"questions_per_video \(2\) must be 1 in an rl stage"),
         ({"rl": {**LIMITS, "rewards": {"f1": 1}}}, "rewards: 'f1' is not one of format, format_timestamps"),
-        ({"rl": {**LIMITS, "rewards": {"timestamps": 1}}}, "'timestamps' reads an answer's thinking, and the answers"),
+        ({"rl": {**LIMITS, "rewards": {"timestamps": 1}}}, "'timestamps' reads an answer's thinking, and answers is"),
         ({"rl": {**LIMITS, "rewards": {"format": 0}}}, "rewards is empty, or all weights are 0"),
         ({"rl": {**LIMITS, "prompt": "When?"}}, r"prompt \('When\?'\) must hold \{question\} once"),
         ({"rl": {**LIMITS, "group_size": 1}}, r"group_size \(1\) must be 2 or more"),

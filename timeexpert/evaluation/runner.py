@@ -120,13 +120,28 @@ def write_predictions(path: Path, samples: Sequence[Sample], answers: Sequence[A
 def score(samples: Sequence[Sample], answers: Sequence[Answer], tasks: Sequence[str] | None = None) -> dict[str, Any]:
     """Figures per task (percent), how many answers parsed, how many videos could not be read.
 
-    Without ``tasks``: :data:`SCORED_TASKS`, and multi-segment F1 where a moment has several segments.
+    Without ``tasks``: :data:`SCORED_TASKS`, and :func:`by_segments` where a moment has several segments.
     """
-    if tasks is None:
-        several = any(s.task == "moment_retrieval" and len(s.events) > 1 for s in samples)
-        tasks = (*SCORED_TASKS, "multi_segment") if several else SCORED_TASKS
-    scored = {name: scored_task(name, samples, answers) for name in tasks}
+    scored = {name: scored_task(name, samples, answers) for name in tasks or SCORED_TASKS}
+    if tasks is None and any(_segments(sample) > 1 for sample in samples):
+        scored |= by_segments(samples, answers)
     return flat(scored, answers)
+
+
+def by_segments(samples: Sequence[Sample], answers: Sequence[Answer]) -> dict[str, Scored]:
+    """Moment questions apart: ``multi_segment``, the F1 of those whose truth has several segments, and
+    ``single_segment``, moment retrieval of those that have one."""
+    out = {}
+    for name, task in (("multi_segment", "multi_segment"), ("single_segment", "moment_retrieval")):
+        several = name == "multi_segment"
+        own = [(s, a) for s, a in zip(samples, answers, strict=True) if _segments(s) and (_segments(s) > 1) == several]
+        out[name] = scored_task(task, [s for s, _ in own], [a for _, a in own])
+    return out
+
+
+def _segments(sample: Sample) -> int:
+    """Segments of a moment question's truth; 0 for a question of another task."""
+    return len(sample.events) if sample.task == "moment_retrieval" else 0
 
 
 def scored_task(

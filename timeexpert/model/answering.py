@@ -21,10 +21,22 @@ from timeexpert.tokenization import (
     NumericVocab,
     Problem,
 )
+from timeexpert.tokenization.grammar import AnyToken
 from timeexpert.tokenization.text import TextTokenizer
 
 from .confidence import Confidence, event_confidences
-from .decoding import EncodedVideo, Grammar, Sampler, Writing, begin, encode_video, step
+from .decoding import (
+    STEP_ROWS,
+    EncodedPrompt,
+    EncodedVideo,
+    Grammar,
+    Sampler,
+    Writing,
+    begin,
+    encode_question,
+    encode_video,
+    step,
+)
 from .generation import plain_text
 from .timeexpert import TimeExpert
 
@@ -86,10 +98,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Budget:
-    """What an answer may take."""
+    """What an answer may take. ``free``: without the grammar, so that it may not parse."""
 
     max_tokens: int
     max_events: int
+    free: bool = False
 
 
 class Answering(ABC):
@@ -140,22 +153,25 @@ class Answering(ABC):
         """What the decoder keeps of a video. Raises ``UserError`` for a time that the model cannot read."""
         return encode_video(self.model, self.writer.video(self.shown_s(times_s)), visual)
 
+    def encode_question(self, request: Request, video: EncodedVideo) -> EncodedPrompt:
+        """What the decoder keeps of a video and a question about it, for any number of answers."""
+        return encode_question(self.model, video, self.question_ids(request))
+
     def begin(
         self,
         request: Request,
-        video: EncodedVideo,
+        prompt: EncodedPrompt,
         budget: Budget,
         *,
         record: bool = False,
         sampler: Sampler | None = None,
     ) -> Writing:
         """The first token of an answer. ``record`` keeps who computes each token; ``sampler`` draws the tokens."""
-        question, grammar = self.question_ids(request), self.grammar(request, budget)
-        return begin(self.model, video, question, grammar, self.plain, record=record, sampler=sampler)
+        return begin(prompt, self.grammar(request, budget), self.plain, record=record, sampler=sampler)
 
-    def step(self, answers: Sequence[Writing]) -> None:
-        """One token more of each answer."""
-        step(self.model, answers, self.plain)
+    def step(self, answers: Sequence[Writing], rows: int = STEP_ROWS) -> None:
+        """One token more of each of up to ``rows`` answers."""
+        step(self.model, answers, self.plain, rows)
 
 
 class EventAnswering(Answering):
@@ -178,8 +194,10 @@ class EventAnswering(Answering):
         visual: Tensor = self.model.frame_encoder(join_frames([clip.frames]).to(device))
         return visual
 
-    def grammar(self, request: Request, budget: Budget) -> EventGrammar:
+    def grammar(self, request: Request, budget: Budget) -> Grammar:
         """The task's counts, times within the video, the budget."""
+        if budget.free:
+            return AnyToken(self.codec.ids, self.codec.text.eos_id, budget.max_tokens)
         times, scores = TASK_LIMITS.get(request.task or "", ((0, 1, 2), (0, 1)))
         limits = GrammarLimits(
             times=times,

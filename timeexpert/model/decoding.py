@@ -1,9 +1,10 @@
-"""Answers written token by token, up to :data:`STEP_ROWS` side by side, each as if it were alone.
+"""Answers written token by token, a number of rows side by side, each as if it were alone.
 
 A prompt is a video, then a question. The video's part is encoded once and shared by its questions; it and the question
-pass the decoder in a batch of one, without padding. Steps always have :data:`STEP_ROWS` rows, empty ones included, and
-each row attends to its own keys. So every matrix product has the same shape whoever is answered beside, and an
-answer is the same to the last bit. On a CPU tests hold this; on a GPU it depends on the kernels.
+pass the decoder in a batch of one, without padding. Steps always have as many rows, empty ones included, and each row
+attends to its own keys. So with :data:`STEP_ROWS` every matrix product has the same shape whoever is answered beside,
+and an answer is the same to the last bit. On a CPU tests hold this; on a GPU it depends on the kernels. More rows take
+the experts' path of many tokens, whose rounding depends on the company.
 
 R rows of a step, S tokens, L layers, E expert slots.
 """
@@ -148,38 +149,52 @@ def encode_video(model: Decodes, ids: Sequence[int], visual: Tensor) -> EncodedV
     return EncodedVideo(tuple(ids), keys, values, Routed.of(routings))
 
 
-def begin(
-    model: Decodes,
-    video: EncodedVideo,
-    question: Sequence[int],
-    grammar: Grammar,
-    plain: Tensor,
-    *,
-    record: bool = False,
-    sampler: Sampler | None = None,
-) -> Writing:
-    """Read the question's ids and write the first token. ``grammar`` has a budget of tokens; ``plain`` (V,) bool: the
-    tokens that may stand inside text (:func:`timeexpert.model.generation.plain_text`)."""
-    assert grammar.max_tokens is not None
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A prompt up to where its answer begins: as :class:`EncodedVideo`, and the first token's ``logits`` (1, V)."""
+
+    ids: tuple[int, ...]
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    routed: tuple[Routed, ...]
+    logits: Tensor
+
+
+def encode_question(model: Decodes, video: EncodedVideo, question: Sequence[int]) -> EncodedPrompt:
+    """Read the question's ids behind the video."""
     input_ids = torch.tensor([question], device=video.keys[0].device)
     cache = DynamicCache(config=model.config.text_config)
     for layer, (key, value) in enumerate(zip(video.keys, video.values, strict=True)):
         cache.update(key, value, layer)
     hidden, routings = model.read(input_ids, cache=cache)
     keys, values = zip(*((layer.keys, layer.values) for layer in cache.layers), strict=True)
-    prompt = [*video.ids, *question]
-    room = len(prompt) + grammar.max_tokens
-    answer = Writing(grammar, prompt, RowCache(keys, values, room), sampler=sampler)
+    routed = (video.routed, Routed.of(routings))
+    return EncodedPrompt((*video.ids, *question), keys, values, routed, model.logits(hidden[:, -1]))
+
+
+def begin(
+    prompt: EncodedPrompt,
+    grammar: Grammar,
+    plain: Tensor,
+    *,
+    record: bool = False,
+    sampler: Sampler | None = None,
+) -> Writing:
+    """Write the first token of an answer; a prompt may have several. ``grammar`` has a budget of tokens; ``plain`` (V,)
+    bool: the tokens that may stand inside text (:func:`timeexpert.model.generation.plain_text`)."""
+    assert grammar.max_tokens is not None
+    room = len(prompt.ids) + grammar.max_tokens
+    answer = Writing(grammar, list(prompt.ids), RowCache(prompt.keys, prompt.values, room), sampler=sampler)
     if record:
-        answer.routed = [video.routed, Routed.of(routings)]
-    _write([answer], model.logits(hidden[:, -1]), plain)
+        answer.routed = list(prompt.routed)
+    _write([answer], prompt.logits, plain)
     return answer
 
 
-def step(model: Decodes, answers: Sequence[Writing], plain: Tensor) -> None:
-    """Write the next token of each of up to :data:`STEP_ROWS` answers that are not done."""
-    assert 0 < len(answers) <= STEP_ROWS and not any(answer.done for answer in answers)
-    empty = STEP_ROWS - len(answers)
+def step(model: Decodes, answers: Sequence[Writing], plain: Tensor, rows: int = STEP_ROWS) -> None:
+    """Write the next token of each of up to ``rows`` answers that are not done."""
+    assert 0 < len(answers) <= rows and not any(answer.done for answer in answers)
+    empty = rows - len(answers)
     device = answers[0].cache.keys[0].device
     input_ids = torch.tensor([[answer.tokens[-1]] for answer in answers] + [[0]] * empty, device=device)
     positions = torch.tensor([[answer.cache.length] for answer in answers] + [[0]] * empty, device=device)

@@ -63,6 +63,11 @@ class VideoLLM(Protocol):
         """Loss of one micro-batch; ``counts`` holds each stream's number of labels over the optimizer step."""
         ...
 
+    def label_logits(self, batch: VideoBatch) -> Tensor:
+        """Logits (labels, V) from which each label of a batch is told, row by row, in their order; an rl stage's
+        forward pass."""
+        ...
+
     def label_counts(self, batch: VideoBatch) -> dict[str, float]:
         """Number of labels of each stream in one micro-batch."""
         ...

@@ -17,6 +17,7 @@ from .event_lines import Bar, event_lines
 from .style import cards, page, table, write_page
 
 QUESTIONS = 6  # shown of each stage, spread evenly over its steps
+MOST_LETTERS = 600  # shown of an answer in words
 CURVES = (
     ("reward", "mean reward"),
     ("kl", "KL to the reference"),
@@ -27,6 +28,7 @@ CURVES = (
 CSS = EVENT_CSS + (
     " .q { background: var(--card); border-radius: 8px; padding: .6rem .9rem; margin: .8rem 0; } "
     ".q .answer { border-top: 1px solid var(--rule); margin-top: .5rem; padding-top: .3rem; } "
+    ".q pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .2rem 0; } "
 )
 
 
@@ -96,8 +98,15 @@ def _question(row: dict[str, Any]) -> Iterator[str]:
         parts = ", ".join(f"{name} {value:.2f}" for name, value in answer["rewards"].items())
         yield f'<div class="answer"><b>{answer["reward"]:.2f}</b> '
         yield f'<span class="muted">{escape(parts)}; advantage {answer["advantage"]:+.2f}</span>'
+        if "text" in answer:
+            yield f"<pre>{escape(_shortened(answer['text']))}</pre>"
         yield event_lines(row["duration_s"], truth, _bars(answer["events"])) + "</div>"
     yield "</div>"
+
+
+def _shortened(text: str) -> str:
+    """Its begin and its end, where the answer stands."""
+    return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS // 2]} ... {text[-MOST_LETTERS // 2 :]}"
 
 
 def _bars(events: Sequence[dict[str, Any]]) -> list[Bar]:
