@@ -140,6 +140,20 @@ def test_gates_keep_their_rates_and_thresholds_and_no_expert_statistics_are_writ
     assert rows(rl_run / "metrics.jsonl", "experts") == []
 
 
+def test_without_the_grammar_answers_may_not_parse_and_earn_nothing_then(
+    tiny_data: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    phase = {**PHASE, "name": "free", "steps": 2, "rl": {**LIMITS, "group_size": 4, "grammar": False}}
+    train(run_config(tiny_data, **from_sft(tiny_run, stages=[phase])), tmp_path)
+    told = [answer for row in rows(tmp_path / "rollouts.jsonl") for answer in row["answers"]]
+    broken = [answer for answer in told if not answer["parsed"]]
+    assert broken and {answer["reward"] for answer in broken} == {0.0}
+    steps = steps_of(tmp_path, "free")
+    assert all(row["logprob_gap"] < 1e-4 for row in steps)
+    share = 100 * (1 - len(broken) / len(told))
+    assert np.mean([row["parse_rate"] for row in steps]) == pytest.approx(share)
+
+
 # The process waits for the test, so that a kill hits the same place on any machine.
 GATED = """
 import os, time
