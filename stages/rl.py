@@ -39,6 +39,8 @@ from .rollouts import (
     with_features,
 )
 
+PIECES = ("writing", "scoring")  # of a rollout: answers are drawn; their tokens pass policy and reference
+
 
 def check_truths(stage: StageConfig, datasets: dict[str, ShardDataset]) -> None:
     """Raises :class:`ConfigError` for a true segment without length: no answer could match it."""
@@ -61,9 +63,6 @@ def dropouts_of(model: nn.Module) -> list[tuple[nn.Module, str, float]]:
         (m, "attention_dropout", m.attention_dropout) for m in model.modules() if hasattr(m, "attention_dropout")
     ]
     return [*layers, *attention]
-
-
-PIECES = ("writing", "scoring")  # of a rollout: answers are drawn; their tokens pass policy and reference
 
 
 class GrpoObjective:
