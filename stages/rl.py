@@ -59,9 +59,8 @@ def check_truths(stage: StageConfig, datasets: dict[str, ShardDataset]) -> None:
 def dropouts_of(model: nn.Module) -> list[tuple[nn.Module, str, float]]:
     """(module, attribute, share) of each dropout: torch's layers, and transformers' attention, which has none."""
     layers = [(m, "p", m.p) for m in model.modules() if isinstance(m, nn.Dropout)]
-    attention = [
-        (m, "attention_dropout", m.attention_dropout) for m in model.modules() if hasattr(m, "attention_dropout")
-    ]
+    name = "attention_dropout"
+    attention = [(m, name, float(vars(m)[name])) for m in model.modules() if name in vars(m)]
     return [*layers, *attention]
 
 
