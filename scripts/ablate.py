@@ -31,7 +31,7 @@ from timeexpert.config import ConfigError, load, read_tree
 from timeexpert.data.records import Sample
 from timeexpert.errors import UserError
 from timeexpert.evaluation.records import answer_of_row
-from timeexpert.evaluation.runner import scored_task
+from timeexpert.evaluation.runner import by_segments, scored_task
 from timeexpert.evaluation.scores import Scores, mean_intervals
 from timeexpert.evaluation.tasks import TASKS
 from timeexpert.paths import config_path
@@ -39,18 +39,20 @@ from timeexpert.tokenization import EventSequence
 
 # torch is imported where training begins: the processes that make videos import this file too.
 
-FIGURES = {  # figure: its task, its title
-    "r1_0.5": ("moment_retrieval", "R@1 IoU 0.5"),
-    "miou": ("moment_retrieval", "mIoU"),
-    "f1": ("dense_captioning", "dense F1"),
-    "hit1": ("highlight_detection", "HIT@1"),
-    "accuracy": ("action_segmentation", "frame accuracy"),
-    "edit": ("action_segmentation", "Edit"),
-    "f1_0.1": ("action_segmentation", "F1@10"),
-    "f1_0.25": ("action_segmentation", "F1@25"),
-    "f1_0.5": ("action_segmentation", "F1@50"),
-    "where_jf": ("loombench_where", "where J&F"),
-    "combined_jf": ("loombench_combined", "combined J&F"),
+FIGURES = {  # of a summary: its task, its name among that task's figures, its title
+    "r1_0.5": ("moment_retrieval", "r1_0.5", "R@1 IoU 0.5"),
+    "miou": ("moment_retrieval", "miou", "mIoU"),
+    "multi_f1": ("multi_segment", "f1", "multi-segment F1"),
+    "single_r1_0.5": ("single_segment", "r1_0.5", "single-segment R@1 IoU 0.5"),
+    "f1": ("dense_captioning", "f1", "dense F1"),
+    "hit1": ("highlight_detection", "hit1", "HIT@1"),
+    "accuracy": ("action_segmentation", "accuracy", "frame accuracy"),
+    "edit": ("action_segmentation", "edit", "Edit"),
+    "f1_0.1": ("action_segmentation", "f1_0.1", "F1@10"),
+    "f1_0.25": ("action_segmentation", "f1_0.25", "F1@25"),
+    "f1_0.5": ("action_segmentation", "f1_0.5", "F1@50"),
+    "where_jf": ("loombench_where", "jf", "where J&F"),
+    "combined_jf": ("loombench_combined", "jf_bi_fore", "combined J&F"),
 }
 # 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -171,7 +173,7 @@ def compare(runs: dict[str, list[Path]], seeds: Sequence[int], published: dict[s
     """Per config and figure: values by seed, their mean and half-width, the same of the differences paired by seed,
     intervals of both over the questions, and the mean of the control that looks at noise."""
     told = {name: [_summary(run) for run in paths] for name, paths in runs.items()}
-    over_questions = _over_questions(runs, [rows[-1][0]["name"] for rows in told.values()][0])
+    over_questions = _over_questions(runs, {name: rows[0][0]["name"] for name, rows in told.items()})
     first = next(iter(told.values()))
     out: dict[str, Any] = {}
     for name, rows in told.items():
@@ -194,7 +196,7 @@ def markdown(comparison: dict[str, Any]) -> str:
     """One table: a config a row; a figure's mean, its intervals and its difference from the first config."""
     figures = [name for name in FIGURES if any(name in row for row in comparison.values())]
     published = any("published" in row for row in comparison.values())
-    heads = ["config", "seeds", *(part for f in figures for part in (FIGURES[f][1], "difference"))]
+    heads = ["config", "seeds", *(part for f in figures for part in (FIGURES[f][2], "difference"))]
     table = []
     for index, (name, row) in enumerate(comparison.items()):
         cells = [name, " ".join(map(str, row["seeds"]))]
@@ -206,7 +208,7 @@ def markdown(comparison: dict[str, Any]) -> str:
     noise = [[name, *(_number(row.get(f, {}).get(CONTROL)) for f in figures)] for name, row in comparison.items()]
     if any(cell != "-" for row in noise for cell in row[1:]):
         lines += ["", "The same models looking at noise:", ""]
-        lines += _lines(["config", *(FIGURES[f][1] for f in figures)], noise)
+        lines += _lines(["config", *(FIGURES[f][2] for f in figures)], noise)
     lines += ["", "± over seeds (Student's t, 95 %); in brackets over questions (bootstrap, 95 %)."]
     return "\n".join(lines) + "\n"
 
@@ -224,17 +226,20 @@ def _summary(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return summary["stages"][-1], summary["controls"].get(CONTROL, {})
 
 
-def _over_questions(runs: dict[str, list[Path]], stage: str) -> dict[str, dict[str, Any]]:
-    """Intervals over questions per config, by figure."""
+def _over_questions(runs: dict[str, list[Path]], stages: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Intervals over questions per config, by figure. ``stages``: each config's last evaluated stage."""
     out: dict[str, dict[str, Any]] = {name: {} for name in runs}
-    for task in dict.fromkeys(task for task, _ in FIGURES.values()):
-        if TASKS[task].needs_masks:  # predictions do not hold the true masks
+    for task in dict.fromkeys(task for task, _, _ in FIGURES.values()):
+        if task in TASKS and TASKS[task].needs_masks:  # predictions do not hold the true masks
             continue
-        groups = [[_scores(run / "predictions" / f"{stage}.jsonl", task) for run in paths] for paths in runs.values()]
+        groups = [
+            [_scores(run / "predictions" / f"{stages[name]}.jsonl", task) for run in paths]
+            for name, paths in runs.items()
+        ]
         if any(not len(scores.items) for group in groups for scores in group):
             continue
         for name, row in zip(runs, mean_intervals(groups), strict=True):
-            out[name] |= {figure: row[figure] for figure, (of, _) in FIGURES.items() if of == task and figure in row}
+            out[name] |= {key: row[own] for key, (of, own, _) in FIGURES.items() if of == task and own in row}
     return out
 
 
@@ -245,6 +250,8 @@ def _scores(predictions: Path, task: str) -> Scores:
         given = {name: row[name] for name in ("id", "video", "task", "prompt", "duration_s", "meta")}
         samples.append(Sample(**given, events=EventSequence.from_json(row["truth"])))
         answers.append(answer_of_row(row))
+    if task in ("multi_segment", "single_segment"):
+        return by_segments(samples, answers)[task].scores
     return scored_task(task, samples, answers).scores
 
 

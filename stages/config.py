@@ -13,6 +13,8 @@ from timeexpert.data.scenes import SynthConfig
 from timeexpert.families import FAMILIES, ModelSettings, all_kinds, settings_of
 from timeexpert.parallel import ParallelConfig
 
+from .rl_config import RlConfig
+
 KINDS = all_kinds()  # what each kind of stage trains
 
 
@@ -63,7 +65,8 @@ class StageConfig:
     attention and shared experts with ``adamw`` for the rest, at ``matrix_lr`` (None: ``lr``): fewer steps from nothing
     (docs/log.md); or plain ``sgd``, which shows a wrongly scaled gradient. ``gate_lr``: rate of the gates' rows and
     thresholds (None: ``lr``); cosines forget fast at the rates of a tiny model. ``calibrate_gates``: set the thresholds
-    before the first step, on ``calibrate_batches`` batches that are then not trained on.
+    before the first step, on ``calibrate_batches`` batches that are then not trained on. ``schedule``: ``cosine`` or
+    ``linear`` decay to ``final_lr_ratio``. ``rl``: settings of the kind ``rl`` (docs/rl.md).
     """
 
     name: str
@@ -88,6 +91,7 @@ class StageConfig:
     lr: float = 5e-6
     matrix_lr: float | None = None
     gate_lr: float | None = None
+    schedule: Literal["cosine", "linear"] = "cosine"
     final_lr_ratio: float = 0.0
     warmup_ratio: float = 0.01
     weight_decay: float = 0.1
@@ -95,6 +99,7 @@ class StageConfig:
     calibrate_gates: bool = False
     calibrate_batches: int = 1
     evaluate: bool = True
+    rl: RlConfig | None = None
 
     def __post_init__(self) -> None:
         at_least(1, self, "steps", "questions_per_video", "accumulate", "max_tokens", "calibrate_batches")
@@ -127,6 +132,15 @@ class StageConfig:
             raise ConfigError(f"mix of stage {self.name!r} ({self.mix}): weights are 0 or more, and not all 0.")
         self._check_own()
         self._check_batch()
+        self._check_rl()
+
+    def _check_rl(self) -> None:
+        if (self.kind == "rl") != (self.rl is not None):
+            raise ConfigError(f"kind ({self.kind!r}) and rl do not go together: kind rl has rl: {{...}}, no other has.")
+        if self.rl is not None:
+            self.rl.check_tasks(self.tasks, self.questions_per_video)
+            if self.calibrate_gates:
+                raise ConfigError("calibrate_gates (true) sets thresholds anew, which an rl stage leaves alone.")
 
     def _check_own(self) -> None:
         for of in ("frames_of", "questions_of"):
@@ -282,6 +296,13 @@ class RunConfig:
                     f"stages[{i}].calibrate_gates is true, and models of model.family {self.model.family!r} have no "
                     "gates. Leave it out."
                 )
+            if stage.rl is not None:
+                stage.rl.check_family(f"stages.{stage.name}", self.model.family, self.model.answers_in_words)
+                stage.rl.check_run(f"stages.{stage.name}", stage.steps, shortest, self.train.checkpoint_every)
+                if self.parallel.engine == "deepspeed":
+                    raise ConfigError(
+                        f"stages.{stage.name}: an rl stage needs whole weights; set parallel.engine to 'torch'."
+                    )
             if self.parallel.engine == "deepspeed" and stage.optimizer == "muon":
                 raise ConfigError(
                     f"stages.{stage.name}.optimizer ('muon') needs whole matrices, which parallel.engine 'deepspeed' "

@@ -59,9 +59,10 @@ class _Loaded:
 
 @dataclass(frozen=True)
 class Step:
-    """``micro``: this rank's batches. ``notices``: of all batches of the step, in the stream's order."""
+    """``micro``: this rank's batches, or what was made of them. ``notices``: of all batches of the step, in the
+    stream's order."""
 
-    micro: list[VideoBatch]
+    micro: list[Any]
     notices: list[Notice]
 
     @property
@@ -102,6 +103,9 @@ class Feed:
     label_counts: Callable[[VideoBatch], dict[str, float]]
     on_dropped: Callable[[tuple[tuple[str, str], ...]], None]
     stage: str
+    figures: dict[str, float] = field(default_factory=dict)  # see StepFeed
+    pieces: dict[str, Stopwatch] = field(default_factory=dict)
+    at_boundary: bool = True
     _waiting: deque[_Loaded] = field(default_factory=deque)
     _empty: int = 0
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,9 +37,11 @@ from .clock import StepClock, over_ranks, profiler
 from .config import StageConfig, TrainConfig
 from .feed import Feed, Step
 from .memory import PeakMemory
+from .objective import Objective, Supervised
 from .optim import build_optimizers, freeze, set_rates
 from .progress import StageProgress
 from .run_folder import RunFolder
+from .stopping import StopOnSignals, Stopped
 
 if TYPE_CHECKING:  # rank 0 alone needs it
     from torch.utils.tensorboard import SummaryWriter
@@ -49,10 +49,6 @@ if TYPE_CHECKING:  # rank 0 alone needs it
 
 class TrainingError(UserError):
     """Training that cannot go on: a loss that is not finite, data that were rebuilt."""
-
-
-class Stopped(Exception):
-    """SIGTERM or SIGINT: the state is saved, the process may end."""
 
 
 @dataclass
@@ -74,11 +70,12 @@ class StageRun:
     flops_per_token: float | None = None  # of forward and backward, for MFU; with
     peak_flops: float | None = None  # what one device can do per second
     profile_steps: int = 0  # of this start, after the first two
+    objective: Objective | None = None  # made of the model as it starts; None: what labels say
 
     def __post_init__(self) -> None:
         freeze(self.model, self.stage)
-        methods = ("training_step", "calibrate_gates") if self.model.gates else ("training_step",)
-        self.engine.shard(self.model, self.model.sharding_units(), methods)
+        self.aim = self.objective or Supervised(self.model)
+        self.engine.shard(self.model, self.model.sharding_units(), self.aim.forward_methods)
         self.model.set_gradient_checkpointing(self.train.gradient_checkpointing)
         self.optimizers = self.engine.optimizers(build_optimizers(self.model, self.stage))
         self.statistics = self.model.statistics()
@@ -93,12 +90,17 @@ class StageRun:
         self.nonfinite_total = 0
         self.stop = False
         self.saver = Saver(self.engine, background=self.train.async_checkpoints)
-        self.feed = Feed(self.loader, self.engine, self.model.label_counts, self._note_dropped, self.stage.name)
+        read = Feed(self.loader, self.engine, self.model.label_counts, self._note_dropped, self.stage.name)
+        self.feed = self.aim.feed(read, lambda: self.before + self.step + 1)
 
     def _adaptive(self) -> AdaptiveExperts | None:
         """The process that removes and adds experts, where the config asks for it and the gates are trained."""
         layers = self.model.moe_layers
-        if not layers or not layers[0].gate.config.adaptive.enabled or not layers[0].gate.weight.requires_grad:
+        if (
+            not self.aim.counts_experts
+            or not layers[0].gate.config.adaptive.enabled
+            or not layers[0].gate.weight.requires_grad
+        ):
             return None
         return AdaptiveExperts(layers, self.optimizers, self.train.seed + self.before, self.engine.whole)
 
@@ -118,7 +120,7 @@ class StageRun:
         progress = StageProgress(self.console, self.stage.name, self.step, self.stage.steps)
         path = self.run.path / "profile" / f"{self.stage.name}-{self.engine.rank:05d}.json"
         with (
-            self._signals(),
+            StopOnSignals(self._ask_to_stop),
             closing(self.feed),
             progress,
             profiler(path, self.device, self.profile_steps, self.console) as profile,
@@ -132,7 +134,7 @@ class StageRun:
                 self.model.train()
                 with self.clock.piece("data"):
                     step = self.feed.take(self.stage.accumulate)
-                figures = self._forward_backward(step)
+                figures = self._forward_backward(step) | self.feed.figures
                 problem = _not_finite("loss", figures["loss"])
                 if problem is None:
                     self.engine.reduce_gradients(trained)
@@ -143,7 +145,7 @@ class StageRun:
                     with self.clock.piece("optimizer"):
                         for optimizer in self.optimizers:
                             optimizer.step()
-                    counts = self.statistics.fold()
+                    counts = self.statistics.fold() if self.aim.counts_experts else []
                 for optimizer in self.optimizers:
                     optimizer.zero_grad(set_to_none=True)
                 self.step += 1
@@ -164,6 +166,7 @@ class StageRun:
                 due = self.step % self.train.checkpoint_every == 0 and self.step < self.stage.steps
                 if self.step == first and self.train.checkpoint_every < self.stage.steps and not self.engine.gathers:
                     self.saver.prepare(self._to_save())  # optimizers have their states now
+                stop = stop and self.feed.at_boundary
                 if (stop or due) and not self.nonfinite:  # else the weights may be what is wrong
                     self.save()
                 if stop:
@@ -176,6 +179,7 @@ class StageRun:
 
     def _calibrate(self) -> None:
         """Every rank sees all of the batches: thresholds are quantiles, and those of parts do not add up."""
+        assert isinstance(self.feed, Feed)
         batches = [batch.to(self.device) for batch in self.feed.take_all(self.stage.calibrate_batches)]
         with autocast(self.train, self.device):
             self.model.calibrate_gates(*batches)
@@ -185,16 +189,18 @@ class StageRun:
         figures: dict[str, float] = {"loss": 0.0}
         for index, batch in enumerate(micro.to(self.device) for micro in step.micro):
             with self.clock.piece("forward"), autocast(self.train, self.device):
-                out = self.model.training_step(batch, counts)
+                out = self.aim.loss(batch, counts)
             with self.clock.piece("backward"):
                 self.engine.backward(out.loss, last=index + 1 == len(step.micro))
-            if out.routings:
+            if self.aim.counts_experts:
                 types, roles = self.model.token_types(batch.input_ids), self.model.token_roles(batch)
                 self.statistics.update(out.routings, types.reshape(-1), roles.reshape(-1))
             figures["loss"] += float(out.loss.detach())
             for name, value in out.losses.items():
                 key = {"z": "z_loss", "task": "aux_loss"}.get(name, f"loss_{name}")
                 figures[key] = figures.get(key, 0.0) + float(value.detach())
+            for name, value in out.figures.items():
+                figures[name] = figures.get(name, 0.0) + float(value)
         sums = torch.tensor(list(figures.values()), dtype=torch.float64)
         self.engine.sum_over_ranks([sums])
         return dict(zip(figures, sums.tolist(), strict=True))
@@ -235,9 +241,8 @@ class StageRun:
             self.run.record({"kind": "train", **place, **figures, **counts})
             self._draw(writer, {f"train/{name}": value for name, value in figures.items()})
             self._record_speed(writer)
-        if not self.model.gates:
-            return
-        if self.step % self.train.experts_every == 0 or self.step == self.stage.steps:
+        last = self.step == self.stage.steps
+        if self.aim.counts_experts and (self.step % self.train.experts_every == 0 or last):
             types = [t.name.lower() for t in TokenType]
             row = {"kind": "experts", **place, "token_types": types, "layers": self.statistics.to_json()}
             self.run.record(row)
@@ -254,6 +259,7 @@ class StageRun:
         """Where the time of the steps since the last record went, and which rank the others wait for."""
         self.memory.sample()
         row = self.clock.take()
+        row["seconds"] |= {name: watch.take() / row["steps"] for name, watch in self.feed.pieces.items()}
         if self.peak_flops is not None and self.flops_per_token is not None:
             row["mfu"] = row["tokens_per_s"] * self.flops_per_token / (self.peak_flops * self.engine.world_size)
         row["peak_rss_gib"] = round(self.memory.gib, 3)
@@ -361,26 +367,8 @@ class StageRun:
                     "place), or train into another folder with --out."
                 )
 
-    def _signals(self) -> AbstractContextManager[None]:
-        return _StopOn(self)
-
-
-class _StopOn:
-    """SIGTERM and SIGINT ask for a checkpoint and an orderly stop; a second one is obeyed at once."""
-
-    def __init__(self, stage: StageRun) -> None:
-        self.stage = stage
-
-    def __enter__(self) -> None:
-        self.old: dict[int, Any] = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGINT)}
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.old.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, _: FrameType | None) -> None:
-        self.stage.stop = True
-        signal.signal(number, self.old[number])
+    def _ask_to_stop(self) -> None:
+        self.stop = True
 
 
 def _not_finite(name: str, value: float) -> str | None:

@@ -20,7 +20,9 @@ def model_config(config: RunConfig, text: TextTokenizer) -> Any:
     if attention == "auto":
         from transformers.utils import is_flash_attn_2_available
 
-        packs = any(stage.questions_per_video > 1 for stage in config.stages)  # flash-attn takes no packing mask
+        packs = any(
+            stage.questions_per_video > 1 or stage.rl for stage in config.stages
+        )  # flash-attn takes no packing mask
         attention = "flash_attention_2" if is_flash_attn_2_available() and not packs else "sdpa"
     return family(config.model.family).config(config.model, text, attention)
 

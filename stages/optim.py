@@ -1,4 +1,4 @@
-"""Optimizers and schedule: AdamW (and Muon, and SGD), linear warm-up, cosine decay."""
+"""Optimizers and schedule: AdamW (and Muon, and SGD), linear warm-up, cosine or linear decay."""
 
 from __future__ import annotations
 
@@ -108,13 +108,13 @@ def _whole_on_each_rank(tensor: DTensor) -> DTensor:
 
 
 def rate(stage: StageConfig, step: int) -> float:
-    """Share of the peak rate at optimizer step ``step`` (0-based): linear warm-up, then cosine to the final ratio."""
+    """Share of the peak rate at optimizer step ``step`` (0-based): linear warm-up, then decay to the final ratio."""
     warmup = math.ceil(stage.warmup_ratio * stage.steps)
     if step < warmup:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, stage.steps - warmup)
-    cosine = 0.5 * (1 + math.cos(math.pi * progress))
-    return stage.final_lr_ratio + (1 - stage.final_lr_ratio) * cosine
+    left = 1 - progress if stage.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return stage.final_lr_ratio + (1 - stage.final_lr_ratio) * left
 
 
 def set_rates(optimizers: Sequence[torch.optim.Optimizer], stage: StageConfig, step: int) -> float:

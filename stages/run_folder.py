@@ -59,6 +59,7 @@ class RunFolder:
         self.times = self.path / "times.jsonl"
         self.speed = self.path / "speed.jsonl"
         self.samples = self.path / "samples.jsonl"
+        self.rollouts = self.path / "rollouts.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.models = self.path / "models"
 
@@ -116,7 +117,7 @@ class RunFolder:
         self.models.mkdir(exist_ok=True)
         recover(self.checkpoints)
         recover(self.models)
-        for file in (self.metrics, self.times, self.speed, self.samples):
+        for file in (self.metrics, self.times, self.speed, self.samples, self.rollouts):
             self._keep(file, lambda row: True)  # drops a last line that a kill cut in half
         row = {"argv": sys.argv, "versions": versions(), "git": git_state(), "platform": platform.platform()}
         with open(self.path / "starts.jsonl", "a", encoding="utf-8") as out:
@@ -168,7 +169,7 @@ class RunFolder:
             again = evals and row.get("kind") == "eval" and row["global_step"] == global_step
             return bool(row["global_step"] <= global_step and not again)
 
-        for file in (self.metrics, self.speed, self.samples):
+        for file in (self.metrics, self.speed, self.samples, self.rollouts):
             self._keep(file, stays)
 
     def forget_dropped(self, stage: str, step: int) -> None:

@@ -27,11 +27,14 @@ def flat_figures(row: dict[str, Any]) -> dict[str, Any]:
     """The headline figures of an evaluation record, rounded to two decimals of a percent."""
     moments, captions = row.get("moment_retrieval", {}), row.get("dense_captioning", {})
     highlights, steps = row.get("highlight_detection", {}), row.get("action_segmentation", {})
+    several, single = row.get("multi_segment", {}), row.get("single_segment", {})
     figures = {
         "r1_0.3": moments.get("r1_0.3"),
         "r1_0.5": moments.get("r1_0.5"),
         "r1_0.7": moments.get("r1_0.7"),
         "miou": moments.get("miou"),
+        "multi_f1": several.get("f1"),
+        "single_r1_0.5": single.get("r1_0.5"),
         "f1": captions.get("f1"),
         "hit1": highlights.get("hit1"),
         **{name: steps.get(name) for name in SEGMENTATION},
@@ -46,6 +49,7 @@ def summary_table(summary: dict[str, Any]) -> Table:
     """One table: the figures after each stage, and the controls."""
     table = Table(title="held-out videos (percent)")
     names = {"r1_0.5": "R@1 IoU 0.5", "r1_0.7": "R@1 IoU 0.7", "miou": "mIoU", "f1": "dense F1", "hit1": "HIT@1"}
+    names |= {"multi_f1": "multi-segment F1", "single_r1_0.5": "single-segment R@1 IoU 0.5"}
     names |= SEGMENTATION | {name: title for name, (_, _, title) in MASKS.items()} | {"parse_rate": "parsed"}
     told = [*summary["stages"], *summary["controls"].values()]
     names = {k: title for k, title in names.items() if any(row.get(k) is not None for row in told)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,17 +32,20 @@ from timeexpert.families import family
 from timeexpert.parallel import OneProcess
 from timeexpert.predict import INFERENCE, InferenceConfig, Predictor, load_model, pick_device
 from timeexpert.tokenization import EventSequence
-from timeexpert.tokenization.text import HuggingFaceText, SentencePieceText, TextTokenizer, load_text
+from timeexpert.tokenization.text import TextTokenizer
 
 from .answers import NOISE_SEED, answerer
 from .config import RunConfig, StageConfig
 from .frames import batch_bytes, check_frames, check_tower, features_of
-from .loop import StageRun, Stopped, autocast
+from .loop import StageRun, autocast
 from .memory import PeakMemory, keep_freed_memory
 from .models import build_model, model_config
+from .rl import GrpoObjective, check_truths
 from .run_folder import RunError, RunFolder
 from .seeds import seed_everything, stage_seed
+from .stopping import Stopped
 from .tables import flat_figures, summary_table
+from .text import run_text
 
 if TYPE_CHECKING:  # matplotlib comes with it, which most ranks never need
     from timeexpert.reports.run_report import Example
@@ -107,6 +109,8 @@ class Trainer:
     def _execute(self, only: Sequence[str]) -> dict[str, Any]:
         for stage in self.config.stages:
             check_frames(self.config, stage, self.dataset)
+            if stage.rl is not None:
+                check_truths(stage, self._mix_of(stage))
         if self.config.data.eval and any(stage.evaluate for stage in self.config.stages):
             self.held_out()  # data that cannot be scored are refused before anything is written
         self.engine.from_main(lambda: self.run.start(self.config))
@@ -152,24 +156,7 @@ class Trainer:
         return self.engine.from_main(look)
 
     def _text(self) -> TextTokenizer:
-        settings, kept = self.config.text, self.run.path / "text"
-        if kept.is_dir():
-            return load_text(kept)
-        if settings.tokenizer != "train":
-            text: TextTokenizer
-            if (Path(settings.tokenizer) / "sentencepiece.model").is_file():
-                text = load_text(settings.tokenizer)
-            else:
-                text = HuggingFaceText.load(settings.tokenizer, settings.prompt_format)
-        else:
-            datasets = [self.dataset(path) for path in self.config.data.train.values()]
-            texts_of = family(self.config.model.family).texts
-            texts = sorted({t for d in datasets for i in range(len(d)) for t in texts_of(d.sample(i))})
-            text = SentencePieceText.train(texts, settings.vocab_size, self.run.path / "text.part", settings.pieces)
-        temporary = self.run.path / "text.part"
-        text.save(temporary)
-        os.replace(temporary, kept)
-        return text
+        return run_text(self.config, self.run.path, self.dataset)
 
     def _model(self, text: TextTokenizer) -> Any:
         try:
@@ -215,12 +202,14 @@ class Trainer:
             text.save(folder)
             self._inference(stage, global_step).write(folder)
 
-        parts = ", ".join(stage.parts)
+        parts = ", ".join(part for part in stage.parts if part in self.config.model.PARTS)
         self.console.print(f"[bold]stage {stage.name}[/] ({stage.kind}): {stage.steps} steps, trains {parts}")
         loader = self._loader(stage, text)
         data = {name: self.dataset(self.config.data.train[name]).manifest["index_sha256"] for name in stage.mix}
         peak: dict[str, float] = {}
-        if self.utilisation and not features_of(self.config, stage, self.dataset):  # it counts the tower's work
+        if (
+            self.utilisation and not stage.rl and not features_of(self.config, stage, self.dataset)
+        ):  # it counts the tower's work
             peak = self.utilisation(self.config, stage, text.vocab_size, self.place)
         with self.run.timed(stage.name) as lap:
             StageRun(
@@ -237,9 +226,21 @@ class Trainer:
                 lap=lap,
                 engine=self.engine,
                 profile_steps=self.profile_steps,
+                objective=self._objective(stage, model, text),
                 **peak,
             ).execute()
         self._export(stage, model, text, before + stage.steps)
+
+    def _mix_of(self, stage: StageConfig) -> dict[str, ShardDataset]:
+        return {name: self.dataset(self.config.data.train[name]) for name in stage.mix}
+
+    def _objective(self, stage: StageConfig, model: Any, text: TextTokenizer) -> GrpoObjective | None:
+        if stage.rl is None:
+            return None
+        datasets, in_precision = list(self._mix_of(stage).values()), partial(autocast, self.config.train, self.place)
+        record = partial(self.run.record, file=self.run.rollouts)
+        seed = self.config.train.seed
+        return GrpoObjective(stage, model, text, datasets, seed, self.engine, self.place, in_precision, record)
 
     def _export(self, stage: StageConfig, model: Any, text: TextTokenizer, global_step: int) -> None:
         weights = whole_model(self.engine.weights(model), keep=self.engine.is_main) if self.engine.shards else None
@@ -386,9 +387,12 @@ def run_and_report(trainer: Trainer, only: Sequence[str] = ()) -> int:
         return EXIT_TERMINATED
     if not trainer.engine.is_main:
         return 0
+    from timeexpert.reports.rollouts_page import write_rollouts_page
     from timeexpert.reports.run_report import write_report
 
     trainer.console.print(summary_table(summary))
     report = escape(str(write_report(trainer.run.path, trainer.examples(), experts=trainer.config.model.has_experts)))
+    if (rollouts := write_rollouts_page(trainer.run.path)) is not None:
+        trainer.console.print(f"rollouts: {escape(str(rollouts))}", highlight=False, soft_wrap=True)
     trainer.console.print(f"report: {report}", highlight=False, soft_wrap=True)
     return 0

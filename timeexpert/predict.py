@@ -7,7 +7,7 @@ import hashlib
 import json
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,12 +27,14 @@ from timeexpert.data.video import Video
 from timeexpert.errors import UserError
 from timeexpert.families import family_in, family_of
 from timeexpert.model.answering import Budget, Clip, Prediction, Request
-from timeexpert.model.decoding import STEP_ROWS, EncodedVideo, Writing
+from timeexpert.model.decoding import STEP_ROWS, EncodedVideo, Sampler, Writing
 from timeexpert.model.vision import tower_identity
 from timeexpert.tokenization import EventSequence
 from timeexpert.tokenization.text import TextTokenizer, load_text
 
 INFERENCE = "inference.json"
+DRAW_ROWS = 64  # answers that are drawn side by side: one step costs little more than one of STEP_ROWS
+DRAW_SLOTS = 128
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,21 @@ def resolve_model(path: str | Path) -> Path:
 
 
 class Predictor:
-    """Asks a model of any family. Greedy and deterministic; what differs between families is in :attr:`answering`."""
+    """Asks a model of any family. Greedy and deterministic; what differs between families is in :attr:`answering`.
+
+    ``free``: answers are not held to the family's grammar.
+    """
 
     def __init__(
-        self, model: Any, text: TextTokenizer, config: InferenceConfig, *, reader: FrameReader | None = None
+        self,
+        model: Any,
+        text: TextTokenizer,
+        config: InferenceConfig,
+        *,
+        reader: FrameReader | None = None,
+        free: bool = False,
     ) -> None:
-        self.model, self.text, self.config = model, text, config
+        self.model, self.text, self.config, self.free = model, text, config, free
         self.answering = family_of(model).answering(model, text)
         self.reader = reader or FrameReader(self.answering.image_size)
         self._asking = threading.Lock()
@@ -180,7 +191,7 @@ class Predictor:
     def budget(self, request: Request) -> Budget:
         """What the answer may take: what was asked for, within what the model was trained to write."""
         most = self.config.max_new_tokens
-        return Budget(min(request.max_tokens or most, most), self.config.max_events)
+        return Budget(min(request.max_tokens or most, most), self.config.max_events, self.free)
 
     def prompt_ids(self, request: Request) -> tuple[list[int], tuple[float, ...]]:
         """Token ids up to where the answer begins, and the frame times as the model reads them.
@@ -205,9 +216,12 @@ class Predictor:
         return self.answering.encode(visual, times_s)
 
     @torch.inference_mode()
-    def begin(self, request: Request, video: EncodedVideo, *, record: bool = False) -> Writing:
-        """An answer whose question is still to be read. ``record`` keeps who computes each token."""
-        return self.answering.begin(request, video, self.budget(request), record=record)
+    def begin(
+        self, request: Request, video: EncodedVideo, *, record: bool = False, sampler: Sampler | None = None
+    ) -> Writing:
+        """An answer whose question is still to be read. ``record`` keeps who computes each token; ``sampler`` draws
+        the tokens."""
+        return self.answering.begin(request, video, self.budget(request), record=record, sampler=sampler)
 
     @torch.inference_mode()
     def step(self, answers: Sequence[Writing]) -> None:
@@ -235,9 +249,15 @@ class Predictor:
         self.model.eval()
         if noise_seed is not None and requests:
             requests = [_with_noise(request, noise_seed, self.reader.size) for request in requests]
+        predictions: dict[int, Prediction] = {}
+        for i, answer in self.written(requests):
+            predictions[i] = self.prediction(requests[i], answer)
+        return [predictions[i] for i in range(len(requests))]
+
+    def written(self, requests: Sequence[Request]) -> Iterator[tuple[int, Writing]]:
+        """The place of a request and its answer, as they are done. The model has to be in ``eval``."""
         left = Counter(id(request.clip) for request in requests)
         encoded: dict[int, EncodedVideo] = {}
-        predictions: dict[int, Prediction] = {}
         waiting = deque(enumerate(requests))
         active: dict[int, Writing] = {}
         while waiting or active:
@@ -252,8 +272,33 @@ class Predictor:
                     del encoded[clip]
             self.step(list(active.values()))
             for i in [i for i, answer in active.items() if answer.done]:
-                predictions[i] = self.prediction(requests[i], active.pop(i))
-        return [predictions[i] for i in range(len(requests))]
+                yield i, active.pop(i)
+
+    @torch.inference_mode()
+    def draw(self, requests: Sequence[Request], samplers: Sequence[Sequence[Sampler]]) -> list[list[Writing]]:
+        """Several drawn answers to each request, by its ``samplers``; video and question are read once.
+
+        ``DRAW_ROWS`` answers are written side by side; what is beside one changes its log-probabilities by rounding
+        only. The model has to be in ``eval``.
+        """
+        waiting = deque(enumerate(requests))
+        groups: list[list[Writing]] = [[] for _ in requests]
+        active: list[Writing] = []
+        ready: deque[Writing] = deque()
+        while waiting or ready or active:
+            while waiting and len(active) + len(ready) < DRAW_ROWS:
+                i, request = waiting.popleft()
+                video = self.encode(request.clip)
+                groups[i] = self.answering.begin_drawn(request, video, self.budget(request), samplers[i])
+                ready += groups[i]
+            active += [ready.popleft() for _ in range(min(len(ready), DRAW_ROWS - len(active)))]
+            if active:
+                self.answering.step(active, DRAW_SLOTS)
+            for answer in active:
+                if answer.done:
+                    answer.cache = None  # type: ignore[assignment]  # keys and values are needed no more
+            active = [answer for answer in active if not answer.done]
+        return groups
 
     def events(self, video: Source, prompt: str, task: str | None = None) -> EventSequence:
         """The events of one video for one prompt. ``video``: a file, or its bytes.
@@ -285,7 +330,7 @@ class Predictor:
 
     def with_config(self, **changes: Any) -> Predictor:
         """The same model asked differently, for example with another ``num_frames``."""
-        return Predictor(self.model, self.text, replace(self.config, **changes), reader=self.reader)
+        return Predictor(self.model, self.text, replace(self.config, **changes), reader=self.reader, free=self.free)
 
 
 def _with_noise(request: Request, seed: int, size: int) -> Request:

@@ -2,7 +2,8 @@
 
 The exact versions that a checkout is developed and tested with are in ``constraints.txt``. The lower ends of these
 ranges passed every test too, installed together on Python 3.12; 18 is the first PyAV with the scaler flags that
-``timeexpert/data/video.py`` needs. Of "serve", "loomdata", openai and schemathesis only the exact versions were tried.
+``timeexpert/data/video.py`` needs. Of "serve", "loomdata", openai, schemathesis and "rl" (TRL 1.16.0, transformers
+5.23) only the exact versions were tried.
 """
 
 PYTHON = ">=3.11"
@@ -38,6 +39,7 @@ EXTRAS = {
     "loomdata": ["scenedetect>=0.7.2,<0.8"],
     "peft": ["peft>=0.18"],
     "deepspeed": ["deepspeed>=0.19.8"],
+    "rl": ["trl>=1.16,<2"],
     "megatron": ["megatron-core>=0.16"],
     "triton": ["triton>=3.4"],
     "flash": ["flash-attn>=2.8"],

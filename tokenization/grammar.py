@@ -15,7 +15,7 @@ from timeexpert.errors import UserError
 
 from .events import MAX_SCORES, MAX_TIMES, EventCodec
 from .number_format import NumberFormat
-from .vocabulary import NumericVocab
+from .vocabulary import IdSpace, NumericVocab
 
 
 class GrammarError(UserError):
@@ -159,6 +159,19 @@ class EventGrammar:
         if cap is not None and current == cap[:place]:
             symbols = [s for s in symbols if s <= cap[place]]
         return symbols or [NumericVocab.sync]
+
+
+@dataclass(frozen=True)
+class AnyToken:
+    """No rule at all: any text piece, ``<sync>`` or number symbol of ``ids``, or the end, up to ``max_tokens``."""
+
+    ids: IdSpace
+    eos_id: int
+    max_tokens: int
+
+    def allowed(self, answer: Sequence[int]) -> Allowed:
+        """What may follow ``answer``."""
+        return Allowed((self.eos_id, *range(self.ids.sync, self.ids.output_size)), text=True)
 
 
 @dataclass(frozen=True)

@@ -187,3 +187,18 @@ def test_batches_hold_one_kind_of_question_and_answers_return_to_their_places(tm
     }
     assert rows[2]["prediction"] is None and rows[2]["error"] == MISSED.error
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["p.jsonl"]
+
+
+def test_moments_of_several_segments_are_scored_apart_from_those_of_one() -> None:
+    def moment(*segments: tuple[float, float]) -> Sample:
+        events = EventSequence(tuple(Event(a, b, text="x") for a, b in segments))
+        return Sample(id=f"{len(segments)}", video="a.mp4", task="moment_retrieval", prompt="When?", events=events)
+
+    one, two = moment((0, 4)), moment((0, 4), (6, 10))
+    half = Answer(EventSequence((Event(0, 4, text="x"),)))
+    assert "multi_segment" not in score([one], [half])
+    figures = score([one, two], [half, half])
+    assert figures["multi_segment"]["questions"] == figures["single_segment"]["questions"] == 1
+    # precision 1, recall 1/2 at every threshold
+    assert figures["multi_segment"]["f1"] == pytest.approx(200 / 3)
+    assert figures["single_segment"]["r1_0.5"] == 100.0

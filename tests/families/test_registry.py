@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from timeexpert.config import ConfigError, from_tree
-from timeexpert.families import FAMILIES, FamilyError, family, family_in, settings_of
+from timeexpert.families import FAMILIES, FamilyError, all_kinds, family, family_in, settings_of
 from timeexpert.stages.config import RunConfig
 
 from ..tiny import config_tree
@@ -42,11 +42,12 @@ def test_a_family_has_settings_classes_and_parts_for_every_parameter(name: str) 
         assert callable(getattr(model, offered)), offered
 
 
-def test_kinds_of_two_families_with_one_name_train_parts_of_the_same_names() -> None:
-    seen: dict[str, Any] = {}
+def test_a_part_that_two_families_have_is_trained_by_both_or_neither_in_kinds_of_one_name() -> None:
+    kinds = all_kinds()
     for name in FAMILIES:
-        for kind, parts in settings_of(name).KINDS.items():
-            assert seen.setdefault(kind, parts) == parts
+        own = settings_of(name)
+        for kind, parts in own.KINDS.items():
+            assert {part for part in kinds[kind] if part in own.PARTS} == set(parts)
 
 
 @pytest.mark.parametrize(

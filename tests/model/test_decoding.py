@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from timeexpert.model.decoding import LONG_QUESTION, READ_TOKENS, STEP_ROWS, STEP_TOKENS, Writing
+from timeexpert.model.decoding import LONG_QUESTION, READ_TOKENS, STEP_ROWS, STEP_TOKENS, Sampler, Writing
 from timeexpert.moe.fused_experts import FEW_TOKENS
 from timeexpert.predict import Clip, Predictor, Request
 from timeexpert.tokenization import NumericVocab
@@ -119,3 +119,32 @@ def test_only_a_long_question_is_read_by_itself(tiny: Predictor, requests: list[
 
 def test_a_step_is_small_enough_for_experts_of_one_shape() -> None:
     assert STEP_ROWS <= STEP_TOKENS <= FEW_TOKENS
+
+
+def test_drawn_tokens_follow_their_probabilities_and_never_what_is_forbidden() -> None:
+    logprobs = torch.tensor([float("-inf"), 0.25, float("-inf"), 0.75, float("-inf")]).log()
+    logprobs[[0, 2, 4]] = float("-inf")
+    sampler = Sampler(1.0, np.random.default_rng(0))
+    drawn = np.bincount([sampler.draw(logprobs) for _ in range(4000)], minlength=5)
+    assert drawn[[0, 2, 4]].tolist() == [0, 0, 0]
+    assert drawn[3] / 4000 == pytest.approx(0.75, abs=0.03)
+
+
+def test_a_drawn_answer_follows_from_its_own_random_numbers_in_any_company(
+    tiny: Predictor, requests: list[Request]
+) -> None:
+    def drawn(places: list[int], temperature: float = 1.5) -> dict[int, Writing]:
+        samplers = [[Sampler(temperature, np.random.default_rng([place, i])) for i in range(2)] for place in places]
+        groups = tiny.draw([requests[place] for place in places], samplers)
+        assert any(first.tokens != second.tokens for first, second in groups) == (temperature > 1)
+        return {place: first for place, (first, _) in zip(places, groups, strict=True)}
+
+    together, backwards, alone = drawn([0, 1, 2, 3]), drawn([3, 2, 1, 0]), drawn([2])
+    assert all(together[place].tokens == backwards[place].tokens for place in range(4))
+    assert alone[2].tokens == together[2].tokens
+    assert alone[2].logprobs == pytest.approx(together[2].logprobs, abs=1e-5)
+    assert not any(tiny.prediction(requests[place], answer).problems for place, answer in together.items())
+    likeliest = {i: answer.tokens for i, answer in tiny.written(requests[:4])}
+    assert any(likeliest[place] != together[place].tokens for place in range(4))
+    cold = drawn([0, 1, 2, 3], temperature=1e-4)
+    assert all(likeliest[place] == cold[place].tokens for place in range(4))

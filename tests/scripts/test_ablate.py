@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
@@ -15,10 +15,15 @@ import pytest
 
 from tests.tiny import KINDS, ROOT, write_config
 from timeexpert.config import load
+from timeexpert.data.records import Sample
 from timeexpert.evaluation.errors import EvaluationError
+from timeexpert.evaluation.records import Answer
+from timeexpert.evaluation.runner import score, write_predictions
 from timeexpert.evaluation.scores import Scores, mean_intervals
 from timeexpert.paths import config_path
 from timeexpert.stages.config import RunConfig
+from timeexpert.stages.tables import flat_figures
+from timeexpert.tokenization import Event, EventSequence
 
 
 @pytest.fixture
@@ -158,3 +163,34 @@ def test_intervals_over_questions_are_of_the_mean_over_the_seeds() -> None:
     assert second["mean"]["difference"] == 1 and second["mean"]["difference_interval"] == (1, 1)
     with pytest.raises(EvaluationError, match="compare on the same questions only"):
         mean_intervals([[scores(0, 2)], [replace(scores(0, 2), items=["a", "c"])]])
+
+
+def test_questions_of_several_segments_are_compared_apart_after_each_configs_own_last_stage(
+    ablate: Callable[..., int], tmp_path: Path
+) -> None:
+    """Two questions, one of two segments: ``sft`` tells its first, ``rl`` both."""
+    one, two = ((0.0, 4.0),), ((0.0, 4.0), (6.0, 10.0))
+    truths = [_events(one), _events(two)]
+    told = {"sft": [_events(one), _events(one)], "rl": [_events(one), _events(two)]}
+    for name, answers in told.items():
+        stage = {"name": name, **flat_figures(score(*_asked(truths, answers)))}
+        write_predictions(tmp_path / name / "predictions" / f"{name}.jsonl", *_asked(truths, answers))
+        summary = json.dumps({"stages": [stage], "controls": {}})
+        (tmp_path / name / "summary.json").write_text(summary, encoding="utf-8")
+    found = import_module("ablate").compare({name: [tmp_path / name] for name in told}, [0], {})
+    assert found["sft"]["multi_f1"]["mean"] == 66.67 and found["rl"]["multi_f1"]["mean"] == 100.0
+    assert found["rl"]["multi_f1"]["difference"]["mean"] == 33.33
+    assert found["rl"]["single_r1_0.5"]["difference"] == {"mean": 0.0, "half_width": None, "questions": None}
+    assert "| multi-segment F1 | difference | single-segment R@1 IoU 0.5 |" in import_module("ablate").markdown(found)
+
+
+def _events(segments: Sequence[tuple[float, float]]) -> EventSequence:
+    return EventSequence(tuple(Event(a, b, text="x") for a, b in segments))
+
+
+def _asked(truths: Sequence[EventSequence], told: Sequence[EventSequence]) -> tuple[list[Sample], list[Answer]]:
+    samples = [
+        Sample(id=str(i), video="a.mp4", duration_s=10.0, task="moment_retrieval", prompt="When?", events=truth)
+        for i, truth in enumerate(truths)
+    ]
+    return samples, [Answer(events) for events in told]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.tiny import config_tree
+from tests.tiny import ROOT, config_tree
 from timeexpert.cli import main
 from timeexpert.config import dump, load, read_tree
 from timeexpert.paths import configs_folder
@@ -22,7 +23,10 @@ from timeexpert.stages.config import RunConfig
         ("stages.sft.step=4", "unknown key 'stages[1].step'. Did you mean 'stages[1].steps'?"),
         ("stages.sft.steps=many", "stages[1].steps ('many') must be of type int, not str."),
         ("stages.sft.lr=fast", "stages[1].lr ('fast') must be of type float, not str."),
-        ("stages.sft.kind=stf", "stages[1].kind ('stf') must be one of backbone, task_modules, moe_pretraining, sft. "),
+        (
+            "stages.sft.kind=stf",
+            "stages[1].kind ('stf') must be one of backbone, task_modules, moe_pretraining, sft, rl",
+        ),
         ("stages.sft.lr=0", "stages[1]: lr (0.0) must be positive."),
         ("stages.sft.steps=0", "stages[1]: steps (0) must be 1 or more."),
         ("stages.sft.num_frames=[]", "stages[1]: num_frames ([]) must list numbers of 1 or more."),
@@ -195,3 +199,31 @@ RUNS = [path for path in FILES if "rows" not in read_tree(path)[0]]
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_every_config_of_the_package_loads(path: Path) -> None:
     assert load(RunConfig, path).stages
+
+
+def named(name: str) -> RunConfig:
+    return load(RunConfig, configs_folder() / f"{name}.yaml")
+
+
+def test_the_tiny_rl_configs_have_the_model_that_they_start_from() -> None:
+    shipped = load(RunConfig, ROOT / "checkpoints" / "tiny" / "config.yaml").model
+    for name in ("rl_tiny_sft", "rl_tiny", "ablations/rl_unphased"):
+        model = named(name).model
+        assert model.pretrained == "checkpoints/tiny"
+        assert replace(model, pretrained=None) == shipped
+
+
+def test_the_config_of_both_phases_has_those_of_the_two_that_train_them_apart() -> None:
+    both, apart = named("rl"), [named("rl_phase1"), named("rl_phase2")]
+    assert both.model == apart[0].model
+    for stage, config, mix in zip(both.stages, apart, ({"museg": 1}, {"museg2": 1}), strict=True):
+        (alone,) = config.stages
+        assert stage == replace(alone, mix=mix)
+        assert [both.data.train[name] for name in mix] == list(config.data.train.values())
+
+
+def test_one_long_phase_has_the_steps_and_settings_of_the_two_it_is_compared_with() -> None:
+    (_, phase1, phase2), (_, unphased) = named("rl_tiny").stages, named("ablations/rl_unphased").stages
+    assert unphased == replace(phase2, name="unphased", steps=phase1.steps + phase2.steps)
+    assert phase1 == replace(phase2, name="phase1", steps=phase1.steps, rl=phase1.rl)
+    assert phase1.rl == replace(phase2.rl, rewards={"format": 1.0, "global_matching": 1.0})

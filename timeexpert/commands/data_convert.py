@@ -6,15 +6,14 @@ import argparse
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from timeexpert.data.formats import Converted
+    from timeexpert.data.formats import Converted, Format
     from timeexpert.data.formats.reading import Row
-    from timeexpert.data.records import Sample
 
 HELP = "turn published annotations into samples, with a list of what was rejected and why"
 
@@ -33,8 +32,11 @@ class Report:
     sorted_samples: int = 0
     notes: list[str] = field(default_factory=list)
 
-    def count(self, item: Converted) -> None:
-        """Add one sample or rejection."""
+    def count(self, item: Converted | dict[str, Any]) -> None:
+        """Add one sample, line that was gathered of several, or rejection."""
+        if isinstance(item, dict):
+            self.samples[item["task"]] += 1
+            return
         kind = getattr(item, "kind", None)
         if kind is not None:
             self.rejected[kind] += 1
@@ -74,7 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fps", type=float, metavar="F", help="frames per second of videos made from frames (default: the format's)"
     )
-    parser.add_argument("--to", metavar="FORMAT", help="write rows of this format, not samples: industry_asm, loomdata")
+    parser.add_argument(
+        "--to",
+        metavar="FORMAT",
+        help="write rows of this format, not samples: industry_asm, loomdata or museg",
+    )
     parser.add_argument("--limit", type=int, help="read only the first N rows of each INPUT")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
@@ -91,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         _print_formats(args.json)
         return 0
     output, rejected_output = _outputs(args)
-    row_of = _writer(args.to)
+    target = _target(args.to)
     options: dict[str, Any] = {"tasks": tuple(args.task)} if args.task else {}
     convert_options = ConvertOptions(
         source=args.source,
@@ -110,9 +116,9 @@ def run(args: argparse.Namespace) -> int:
         c.convert(path, convert_options, report.rows_of(islice(c.rows(path), args.limit)))
         for c, path in zip(chosen, args.inputs, strict=True)
     )
-    _write(chain.from_iterable(items), report, output, rejected_output, row_of)
+    _write(chain.from_iterable(items), report, output, rejected_output, target)
     published = {c.splits.get(args.split) for c in chosen if args.split} - {None}
-    if published and published != {report.samples.total()}:
+    if published and published != {report.samples.total()} and (target is None or target.gather is None):
         report.notes.append(
             f"{report.samples.total()} samples; {published.pop()} videos are published for {args.split!r}."
         )
@@ -142,43 +148,41 @@ def _outputs(args: argparse.Namespace) -> tuple[Path, Path]:
     return args.output, rejected
 
 
-def _writer(name: str | None) -> Callable[[Sample], dict[str, Any]]:
-    """What makes a line of a sample: the sample itself, or a row of the format ``name``."""
+def _target(name: str | None) -> Format | None:
+    """The format that is written; None: samples."""
     from timeexpert.data.formats import FORMATS, get
-    from timeexpert.data.records import Sample
     from timeexpert.errors import UserError
 
     if name is None:
-        return Sample.to_json
+        return None
     chosen = get(name)
-    if chosen.write is None:
-        writable = ", ".join(n for n, f in FORMATS.items() if f.write is not None)
+    if chosen.write is None and chosen.gather is None:
+        writable = ", ".join(n for n, f in FORMATS.items() if f.write is not None or f.gather is not None)
         raise UserError(f"--to ({name!r}): this format can be read only; there are writers of {writable}.")
-    return chosen.write
+    return chosen
 
 
 def _write(
-    items: Iterable[Converted],
-    report: Report,
-    output: Path,
-    rejected_output: Path,
-    row_of: Callable[[Sample], dict[str, Any]],
+    items: Iterable[Converted], report: Report, output: Path, rejected_output: Path, target: Format | None
 ) -> None:
     """Write both files beside their final names, then put them in place; samples only where there are any."""
     from timeexpert.data.formats.base import Rejected, RowError
     from timeexpert.data.records import Sample
 
+    row_of = Sample.to_json if target is None or target.write is None else target.write
+    lines: Iterable[Any] = items if target is None or target.gather is None else target.gather(items)
     parts = [path.with_name(f".{path.name}.{os.getpid()}.part") for path in (output, rejected_output)]
     try:
         with open(parts[0], "w", encoding="utf-8") as samples, open(parts[1], "w", encoding="utf-8") as rejected:
-            for item in _with_progress(items, report):
+            for item in _with_progress(lines, report):
+                row = item if isinstance(item, dict) else None
                 if isinstance(item, Sample):
                     try:
                         row = row_of(item)
                     except RowError as error:
                         item = Rejected(item.id, error.kind, error.reason, item.to_json())
                 report.count(item)
-                if isinstance(item, Sample):
+                if row is not None:
                     _write_line(samples, row, ensure_ascii=False)
                 else:  # escaped: what was rejected may hold half characters
                     _write_line(rejected, item.to_json(), ensure_ascii=True)
@@ -194,7 +198,7 @@ def _write_line(file: TextIO, row: dict[str, Any], *, ensure_ascii: bool) -> Non
     file.write(json.dumps(row, ensure_ascii=ensure_ascii) + "\n")
 
 
-def _with_progress(items: Iterable[Converted], report: Report) -> Iterator[Converted]:
+def _with_progress(items: Iterable[Any], report: Report) -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 

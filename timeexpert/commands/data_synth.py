@@ -34,7 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--every-size", action="store_true", help="shapes of all sizes, growing by any amount; pictures also ask for it"
     )
     parser.add_argument(
-        "--repeats", type=int, default=1, metavar="N", help="a shape is on up to N pictures of a slide show (default 1)"
+        "--repeats",
+        type=int,
+        default=1,
+        metavar="N",
+        help="a shape acts, or is on pictures of a slide show, up to N times (default 1)",
     )
     parser.add_argument(
         "--actions",

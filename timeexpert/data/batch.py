@@ -39,7 +39,8 @@ class VideoBatch:
     questions about one video share its frames: ``turns`` (B, S) int64 is 0 for the video, 1, 2, ... for each question
     with its answer, -1 for padding, and ``position_ids`` (B, S) start again behind the video for each, so that packing
     changes no result.
-    ``sample_ids``: the questions inside. ``datasets``: of each row, the place of its data set in the stage's mix.
+    ``times_s``: of the frames of each row, in seconds, as the model reads them. ``sample_ids``: the questions inside.
+    ``datasets``: of each row, the place of its data set in the stage's mix.
     ``dropped``: (sample or video, reason) of what could not be read.
     """
 
@@ -49,6 +50,7 @@ class VideoBatch:
     pixel_values: Tensor
     position_ids: Tensor | None = None
     turns: Tensor | None = None
+    times_s: tuple[tuple[float, ...], ...] = ()
     sample_ids: tuple[str, ...] = ()
     datasets: tuple[int, ...] = ()
     dropped: tuple[tuple[str, str], ...] = ()
@@ -93,6 +95,7 @@ def join_batches(batches: Sequence[VideoBatch], pad_id: int) -> VideoBatch:
         pixel_values=torch.cat([b.pixel_values for b in batches]),
         position_ids=join(given, 0) if packed else None,
         turns=join(turns, -1) if packed else None,
+        times_s=tuple(t for b in batches for t in b.times_s),
         sample_ids=tuple(i for b in batches for i in b.sample_ids),
         datasets=tuple(i for b in batches for i in b.datasets),
         dropped=tuple(d for b in batches for d in b.dropped),

@@ -263,6 +263,7 @@ def pad_rows(rows: Sequence[Row], pad_id: int, dropped: Sequence[tuple[str, str]
         pixel_values=join_frames([row.frames for row in rows if row.frames is not None]),
         position_ids=None if alone else positions,
         turns=None if alone else turns,
+        times_s=tuple(row.times_s for row in rows),
         sample_ids=tuple(i for row in rows for i in row.sample_ids),
         datasets=tuple(row.dataset for row in rows),
         dropped=tuple(dropped),

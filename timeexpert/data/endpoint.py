@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from timeexpert.data.answer_cache import AnswerCache
@@ -27,6 +27,7 @@ Message = dict[str, Any]  # of a chat: role, and content as text or as a list of
 MAX_RESPONSE_BYTES = 4 * 2**20
 MAX_WAIT_S = 60.0  # between two tries, whatever Retry-After says
 RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
+T = TypeVar("T")
 FATAL = (301, 302, 307, 308, 401, 403, 404, 405)  # every other request would end the same way
 
 
@@ -122,7 +123,7 @@ class Endpoint:
 
     def __init__(self, config: EndpointConfig, cache: Path) -> None:
         self.config, self.usage = config, Usage()
-        self._key = _key_from(config.key_env)
+        self._key = key_from(config.key_env)
         self._cache = AnswerCache(cache)
         self._failures_in_row = 0
 
@@ -204,53 +205,70 @@ class Endpoint:
             usage.cost = None
 
     def _post(self, body: bytes) -> _Reply:
-        """One request with its retries. Raises :class:`RequestFailed` or :class:`EndpointError`."""
-        wait_s, reason = self.config.backoff_s, ""
-        for number in range(1, self.config.retries + 2):
-            asked_wait_s = None
-            try:
-                status, headers, data = self._once(body)
-                if status == 200:
-                    text, usage = _read_reply(data)
-                    return _Reply(text, usage, number)
-                reason = f"HTTP {status}: {_excerpt(data)}"
-                if status in FATAL:
-                    raise EndpointError(f"{self.config.base_url}: {reason}. {_way_out(status, self.config.key_env)}")
-                if status not in RETRIED:
-                    raise RequestFailed(reason)
-                asked_wait_s = _seconds(headers.get("Retry-After"))
-            except (OSError, http.client.HTTPException, _BadReply) as error:
-                reason = f"{type(error).__name__.strip('_')}: {error}"
-            if number <= self.config.retries:
-                time.sleep(min(MAX_WAIT_S, wait_s if asked_wait_s is None else max(asked_wait_s, wait_s)))
-                wait_s *= 2
-        raise RequestFailed(f"{reason} (tried {self.config.retries + 1} times)")
+        path = urlsplit(self.config.base_url).path.rstrip("/") + "/chat/completions"
+        (text, usage), tries = send(self.config, self._key, path, body, _read_reply)
+        return _Reply(text, usage, tries)
 
-    def _once(self, body: bytes) -> tuple[int, Any, bytes]:
-        url = urlsplit(self.config.base_url)
-        kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
-        deadline = time.monotonic() + self.config.timeout_s
-        connection = kind(str(url.hostname), url.port, timeout=self.config.timeout_s)
+
+def send(
+    config: EndpointConfig,
+    key: str | None,
+    path: str,
+    body: bytes,
+    read: Callable[[bytes], T],
+    most_bytes: int | None = None,
+) -> tuple[T, int]:
+    """Post JSON to ``path`` of the host of ``config`` until ``read`` takes the reply: what it read, and the tries.
+
+    ``read`` raises :class:`BadReply` for a reply that is worth another try. Raises :class:`RequestFailed`, and
+    :class:`EndpointError` where every other request would end the same way.
+    """
+    wait_s, reason = config.backoff_s, ""
+    for number in range(1, config.retries + 2):
+        asked_wait_s = None
         try:
-            headers = {"Content-Type": "application/json", "Accept": "application/json"}
-            if self._key:
-                headers["Authorization"] = f"Bearer {self._key}"
-            connection.request("POST", url.path.rstrip("/") + "/chat/completions", body, headers)
-            response = connection.getresponse()
-            data = b""
-            while chunk := response.read1(65536):  # a socket's timeout is per read: a slow trickle would pass it
-                data += chunk
-                if len(data) > MAX_RESPONSE_BYTES:
-                    raise _BadReply(f"more than {MAX_RESPONSE_BYTES} bytes")
-                if time.monotonic() > deadline:
-                    raise _BadReply(f"took longer than {self.config.timeout_s:g} s")
-            return response.status, response.headers, data
-        finally:
-            connection.close()
+            status, headers, data = _once(config, key, path, body, most_bytes or MAX_RESPONSE_BYTES)
+            if status == 200:
+                return read(data), number
+            reason = f"HTTP {status}: {_excerpt(data)}"
+            if status in FATAL:
+                raise EndpointError(f"{config.base_url}: {reason}. {_way_out(status, config.key_env)}")
+            if status not in RETRIED:
+                raise RequestFailed(reason)
+            asked_wait_s = _seconds(headers.get("Retry-After"))
+        except (OSError, http.client.HTTPException, BadReply) as error:
+            reason = f"{type(error).__name__}: {error}"
+        if number <= config.retries:
+            time.sleep(min(MAX_WAIT_S, wait_s if asked_wait_s is None else max(asked_wait_s, wait_s)))
+            wait_s *= 2
+    raise RequestFailed(f"{reason} (tried {config.retries + 1} times)")
 
 
-class _BadReply(Exception):
-    """A reply that is not one of a chat completion."""
+def _once(config: EndpointConfig, key: str | None, path: str, body: bytes, most_bytes: int) -> tuple[int, Any, bytes]:
+    url = urlsplit(config.base_url)
+    kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+    deadline = time.monotonic() + config.timeout_s
+    connection = kind(str(url.hostname), url.port, timeout=config.timeout_s)
+    try:
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        connection.request("POST", path, body, headers)
+        response = connection.getresponse()
+        data = b""
+        while chunk := response.read1(65536):  # a socket's timeout is per read: a slow trickle would pass it
+            data += chunk
+            if len(data) > most_bytes:
+                raise BadReply(f"more than {most_bytes} bytes")
+            if time.monotonic() > deadline:
+                raise BadReply(f"took longer than {config.timeout_s:g} s")
+        return response.status, response.headers, data
+    finally:
+        connection.close()
+
+
+class BadReply(Exception):
+    """A reply that is not what was asked for."""
 
 
 def _read_reply(data: bytes) -> tuple[str, dict[str, int] | None]:
@@ -258,9 +276,9 @@ def _read_reply(data: bytes) -> tuple[str, dict[str, int] | None]:
         row = json.loads(data)
         text = row["choices"][0]["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-        raise _BadReply(f"not a chat completion: {_excerpt(data)}") from None
+        raise BadReply(f"not a chat completion: {_excerpt(data)}") from None
     if not isinstance(text, str):
-        raise _BadReply(f"an answer without text: {_excerpt(data)}")
+        raise BadReply(f"an answer without text: {_excerpt(data)}")
     usage = row.get("usage")
     names = ("prompt_tokens", "completion_tokens")
     if not isinstance(usage, dict) or not all(isinstance(usage.get(n), int) and 0 <= usage[n] < 10**9 for n in names):
@@ -274,7 +292,8 @@ def unfenced(text: str) -> str:
     return text[text.index("\n") : -3] if text.startswith("```") and text.endswith("```") and "\n" in text else text
 
 
-def _key_from(name: str | None) -> str | None:
+def key_from(name: str | None) -> str | None:
+    """The API key that an environment variable holds; None without a name. Raises :class:`EndpointError`."""
     if name is None:
         return None
     key = os.environ.get(name, "").strip()

@@ -72,6 +72,7 @@ def questions(scene: Scene, config: SynthConfig) -> list[Sample]:
     by_name: dict[str, list[ShapeEvent]] = {}
     for event in scene.events:
         by_name.setdefault(event.name, []).append(event)
+    firsts = [events[0] for events in by_name.values()]
     if "general" in config.tasks and config.slides:
         asked = set()
         for picture in range(round(scene.duration_s / SLIDE_S)):
@@ -85,7 +86,7 @@ def questions(scene: Scene, config: SynthConfig) -> list[Sample]:
             if shown:
                 add("general", f"What is on the {ORDINALS[picture]} picture?", [Event(text=", ".join(shown))])
     elif "general" in config.tasks:
-        seen = sorted(scene.events, key=lambda e: (round(e.y), e.x))
+        seen = sorted(firsts, key=lambda e: (round(e.y), e.x))
         add("general", "What is in the video?", [Event(text=", ".join(e.name for e in seen))])
         if config.images:
             for event in scene.events:
@@ -100,18 +101,20 @@ def questions(scene: Scene, config: SynthConfig) -> list[Sample]:
     if config.images:
         return out
     if "general" in config.tasks and not config.slides:
-        add("general", "In which order do they appear?", [Event(text=", ".join(e.name for e in scene.events))])
-        for event in scene.events:
+        add("general", "In which order do they appear?", [Event(text=", ".join(e.name for e in firsts))])
+        for event in firsts:
             add("general", f"What does the {event.name} do?", [Event(text=ACTIONS[event.action][0])])
     for event, *others in by_name.values():
         verb = ACTIONS[event.action][1]
-        if "moment_retrieval" in config.tasks and not others:
+        if "moment_retrieval" in config.tasks and (not others or not config.slides):
             prompt = ask("moment_retrieval", name=event.name, verb=verb, caption=event.caption)
-            add("moment_retrieval", prompt, [Event(event.start_s, event.end_s, text=event.caption)])
+            moments = [Event(e.start_s, e.end_s, text=e.caption) for e in (event, *others)]
+            add("moment_retrieval", prompt, moments)
         still = [(e.start_s, e.saliency_at(e.start_s)) for e in (event, *others)]  # of a slide show: its pictures
         scores = still if config.slides else clip_scores(event, scene.duration_s)
         if (
             "highlight_detection" in config.tasks
+            and (config.slides or not others)
             and max((s for _, s in scores), default=0.0) >= config.highlight_from
             and not event.persistent
         ):

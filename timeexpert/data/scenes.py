@@ -44,6 +44,7 @@ CLIP_S = 2.0  # a highlight is scored per clip of two seconds, as in QVHighlight
 MAX_DURATION_S = 3600.0
 LONGEST_SHARE = 0.75  # of a video, for one event
 MIN_EVENT_S = 0.2  # times are written in tenths: a shorter event could start where it ends
+PAUSE_S = 2.0  # at least, between two times that a shape acts
 MIN_RADIUS, MAX_RADIUS = 0.13, 0.26  # of the shorter side
 STILL_RADII = (0.17, 0.215)  # of shapes that neither grow nor shrink
 LEAST_GROWTH = 0.05  # what can be seen as growing
@@ -56,7 +57,8 @@ class SynthConfig:
 
     ``images`` makes clips of a single frame. ``slides`` makes slide shows: one frame per second, and each shape
     is on one of them; general questions then ask which picture shows a shape, and what a picture shows.
-    ``repeats``: a shape of a slide show is on up to so many pictures, which are then asked for and scored together.
+    ``repeats``: a shape of a slide show is on up to so many pictures, and one of a video acts up to so many times, with
+    a pause between; they are then asked for and scored together.
     ``every_size``: shapes are of all sizes, and those that grow or shrink pass through any part of the range, so that
     only a look at a shape tells its score. General questions about images and slides ask for the size; the highlight
     of a slide show's shape is its picture.
@@ -110,8 +112,13 @@ class SynthConfig:
                 f"max_duration_s ({self.max_duration_s}) is more than {len(ORDINALS) * SLIDE_S:g} s, the longest slide "
                 "show (one picture a second). Set min_duration_s and max_duration_s lower."
             )
-        if self.repeats < 1 or (self.repeats > 1 and not self.slides):
-            raise UserError(f"repeats ({self.repeats}) must be 1 or more, and is for slides.")
+        if self.repeats < 1 or (self.repeats > 1 and (self.images or self.actions or self.masks)):
+            raise UserError(f"repeats ({self.repeats}) must be 1 or more, and 1 for images, actions and masks.")
+        if self.repeats > 1 and not self.slides and self.repeats * (self.min_event_s + PAUSE_S) > self.min_duration_s:
+            raise UserError(
+                f"repeats ({self.repeats}) events of min_event_s ({self.min_event_s} s), with {PAUSE_S:g} s of pause "
+                f"each, must fit into min_duration_s ({self.min_duration_s} s). Lower one of the first two."
+            )
         if self.actions:
             self._check_actions()
         self._check_masks()
@@ -261,6 +268,8 @@ def make_scene(config: SynthConfig, index: int) -> Scene:
             length = rng.uniform(config.min_event_s, min(config.max_event_s, duration_s * LONGEST_SHARE))
             start_s = round(float(rng.uniform(0, duration_s - length)), 1)
             spans = [(start_s, round(min(start_s + float(length), duration_s), 1))]
+            if config.repeats > 1:
+                spans = _repeated(config, duration_s, rng)
         x, y = places[order[i]]
         x = float(np.clip(x + rng.uniform(-0.06, 0.06), 0.24, 0.76))
         y = float(np.clip(y + rng.uniform(-0.03, 0.03), 0.24, 0.76))
@@ -270,6 +279,19 @@ def make_scene(config: SynthConfig, index: int) -> Scene:
             events.append(ShapeEvent(colour, shape, action, start_s, end_s, x, y, *sizes, persistent))
     events.sort(key=lambda e: (e.start_s, e.end_s))
     return Scene(f"{kind}-{config.seed:03d}-{index:05d}", duration_s, fps, height, width, tuple(events), seed)
+
+
+def _repeated(config: SynthConfig, duration_s: float, rng: np.random.Generator) -> list[tuple[float, float]]:
+    """Start and end of one to ``repeats`` acts, in order of time, each in a part of the video of its own."""
+    count = int(rng.integers(1, config.repeats + 1))
+    part_s = duration_s / count
+    spans = []
+    for place in range(count):
+        longest_s = min(config.max_event_s, part_s - PAUSE_S, duration_s * LONGEST_SHARE)
+        length_s = rng.uniform(config.min_event_s, max(config.min_event_s, longest_s))
+        start_s = place * part_s + rng.uniform(0, part_s - PAUSE_S - length_s)
+        spans.append((round(float(start_s), 1), round(float(start_s + length_s), 1)))
+    return spans
 
 
 def radii(action: str, rng: np.random.Generator, every_size: bool) -> tuple[float, float]:

@@ -129,9 +129,30 @@ def write_predictions(path: Path, samples: Sequence[Sample], answers: Sequence[A
 
 
 def score(samples: Sequence[Sample], answers: Sequence[Answer], tasks: Sequence[str] = SCORED_TASKS) -> dict[str, Any]:
-    """Figures per task (percent), how many answers parsed, how many videos could not be read."""
+    """Figures per task (percent), how many answers parsed, how many videos could not be read.
+
+    With moment retrieval among ``tasks``, also :func:`by_segments` where a moment has several segments.
+    """
     scored = {name: scored_task(name, samples, answers) for name in tasks}
+    if "moment_retrieval" in tasks and any(_segments(sample) > 1 for sample in samples):
+        scored |= by_segments(samples, answers)
     return flat(scored, answers)
+
+
+def by_segments(samples: Sequence[Sample], answers: Sequence[Answer]) -> dict[str, Scored]:
+    """Moment questions apart: ``multi_segment``, the F1 of those whose truth has several segments, and
+    ``single_segment``, moment retrieval of those that have one."""
+    out = {}
+    for name, task in (("multi_segment", "multi_segment"), ("single_segment", "moment_retrieval")):
+        several = name == "multi_segment"
+        own = [(s, a) for s, a in zip(samples, answers, strict=True) if _segments(s) and (_segments(s) > 1) == several]
+        out[name] = scored_task(task, [s for s, _ in own], [a for _, a in own])
+    return out
+
+
+def _segments(sample: Sample) -> int:
+    """Segments of a moment question's truth; 0 for a question of another task."""
+    return len(sample.events) if sample.task == "moment_retrieval" else 0
 
 
 def scored_task(

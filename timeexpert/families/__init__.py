@@ -64,8 +64,15 @@ def check_family(folder: Path, name: str, what: str) -> None:
 
 
 def all_kinds() -> dict[str, tuple[str, ...]]:
-    """What each kind of stage trains, over all families: a kind that two of them have trains the same parts' names."""
-    return {kind: parts for name in FAMILIES for kind, parts in settings_of(name).KINDS.items()}
+    """What each kind of stage trains: of a kind that two families have, the parts of both.
+
+    A part that both of them have is then trained by both or by neither.
+    """
+    kinds: dict[str, tuple[str, ...]] = {}
+    for name in FAMILIES:
+        for kind, parts in settings_of(name).KINDS.items():
+            kinds[kind] = tuple(dict.fromkeys((*kinds.get(kind, ()), *parts)))
+    return kinds
 
 
 def _known(name: str) -> str:

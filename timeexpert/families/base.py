@@ -49,6 +49,11 @@ class ModelSettings(ABC):
         """Side of the square frames that the model takes, in pixels."""
 
     @property
+    def answers_in_words(self) -> bool:
+        """Whether an answer is free text, so that it can hold a thinking."""
+        return False
+
+    @property
     def has_experts(self) -> bool:
         """Whether its layers have experts behind gates."""
         return False

@@ -23,10 +23,21 @@ from timeexpert.tokenization import (
     NumericVocab,
     Problem,
 )
+from timeexpert.tokenization.grammar import AnyToken
 from timeexpert.tokenization.text import TextTokenizer
 
 from .confidence import Confidence, event_confidences
-from .decoding import EncodedVideo, Grammar, Writing, begin, encode_video, step
+from .decoding import (
+    STEP_TOKENS,
+    EncodedVideo,
+    Grammar,
+    Sampler,
+    Writing,
+    begin,
+    encode_question,
+    encode_video,
+    step,
+)
 from .generation import RefusedTokens, plain_text
 from .timeexpert import TimeExpert
 
@@ -94,10 +105,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Budget:
-    """What an answer may take."""
+    """What an answer may take. ``free``: without the grammar, so that it may not parse."""
 
     max_tokens: int
     max_events: int
+    free: bool = False
 
 
 class Answering(ABC):
@@ -158,13 +170,35 @@ class Answering(ABC):
         """What the decoder keeps of a video. Raises ``UserError`` for a time that the model cannot read."""
         return encode_video(self.model, self.writer.video(self.shown_s(times_s)), visual)
 
-    def begin(self, request: Request, video: EncodedVideo, budget: Budget, *, record: bool = False) -> Writing:
-        """An answer whose question is still to be read. ``record`` keeps who computes each token."""
-        return begin(self.model, video, self.question_ids(request), self.grammar(request, budget), record=record)
+    def prompt(self, request: Request, video: EncodedVideo) -> tuple[EncodedVideo, list[int]]:
+        """What is encoded of the prompt of an answer, and the ids behind it."""
+        return video, self.question_ids(request)
 
-    def step(self, answers: Sequence[Writing]) -> None:
+    def begin(
+        self,
+        request: Request,
+        video: EncodedVideo,
+        budget: Budget,
+        *,
+        record: bool = False,
+        sampler: Sampler | None = None,
+    ) -> Writing:
+        """An answer whose question is still to be read. ``record`` keeps who computes each token; ``sampler`` draws
+        the tokens."""
+        video, question = self.prompt(request, video)
+        return begin(self.model, video, question, self.grammar(request, budget), record=record, sampler=sampler)
+
+    def begin_drawn(
+        self, request: Request, video: EncodedVideo, budget: Budget, samplers: Sequence[Sampler]
+    ) -> list[Writing]:
+        """Several answers to one question, which is read once."""
+        video, question = self.prompt(request, video)
+        prompt, grammar = encode_question(self.model, video, question), self.grammar(request, budget)
+        return [begin(self.model, prompt, question[-1:], grammar, sampler=sampler) for sampler in samplers]
+
+    def step(self, answers: Sequence[Writing], slots: int = STEP_TOKENS) -> None:
         """Go on with each answer."""
-        step(self.model, answers, self._refused)
+        step(self.model, answers, self._refused, slots)
 
 
 class EventAnswering(Answering):
@@ -187,8 +221,10 @@ class EventAnswering(Answering):
         visual: Tensor = self.model.frame_encoder(join_frames([clip.frames]).to(device))
         return visual
 
-    def grammar(self, request: Request, budget: Budget) -> EventGrammar:
+    def grammar(self, request: Request, budget: Budget) -> Grammar:
         """The task's counts, times within the video, the budget."""
+        if budget.free:
+            return AnyToken(self.codec.ids, self.codec.text.eos_id, budget.max_tokens)
         times, scores = TASK_LIMITS.get(request.task or "", ((0, 1, 2), (0, 1)))
         limits = GrammarLimits(
             times=times,

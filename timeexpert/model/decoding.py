@@ -16,10 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
+from timeexpert.errors import UserError
 from timeexpert.moe import Routing
 from timeexpert.tokenization.grammar import Allowed
 
@@ -99,8 +101,28 @@ class EncodedVideo:
 
 
 @dataclass
+class Sampler:
+    """Draws an answer's tokens at a temperature, from random numbers of its own."""
+
+    temperature: float
+    rng: np.random.Generator
+
+    def draw(self, logprobs: Tensor) -> int:
+        """A token, given the log-probabilities (V,) of all at this temperature. Raises ``UserError`` for NaN."""
+        reached = logprobs.double().exp().cumsum(0)
+        if not torch.isfinite(reached[-1]):
+            raise UserError(
+                "the model's probabilities are not finite: its weights are damaged. Go back to an earlier checkpoint."
+            )
+        # "right": a token of probability 0 reaches no further than the one before it, so it is never the first above
+        return int(torch.searchsorted(reached, self.rng.random() * float(reached[-1]), right=True))
+
+
+@dataclass
 class Writing:
     """One answer in the making. ``logprobs``: of each token under the grammar, natural logarithm.
+
+    Tokens are the likeliest ones, or drawn by ``sampler``; then ``logprobs`` are those at its temperature.
 
     ``routed``: the prompt's tokens, then the answer's, one entry per pass through the decoder, if they are recorded.
     The end of sequence is written and never read, so it has no entry.
@@ -112,6 +134,7 @@ class Writing:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     routed: list[Routed] | None = None
+    sampler: Sampler | None = None
     next: Allowed = field(init=False)
 
     def __post_init__(self) -> None:
@@ -172,7 +195,13 @@ def _kept(cache: DynamicCache) -> tuple[Tensor, Tensor]:
 
 
 def begin(
-    model: Decodes, video: EncodedVideo, question: Sequence[int], grammar: Grammar, *, record: bool = False
+    model: Decodes,
+    video: EncodedVideo,
+    question: Sequence[int],
+    grammar: Grammar,
+    *,
+    record: bool = False,
+    sampler: Sampler | None = None,
 ) -> Writing:
     """An answer whose question is still to be read. ``grammar`` has a budget of tokens."""
     assert grammar.max_tokens is not None and question
@@ -180,16 +209,19 @@ def begin(
         video, question = encode_question(model, video, question), question[-1:]
     prompt = [*video.ids, *question]
     row = RowCache(video.keys, video.values, len(prompt) + grammar.max_tokens)
-    return Writing(grammar, prompt, row, routed=[video.routed] if record else None)
+    return Writing(grammar, prompt, row, routed=[video.routed] if record else None, sampler=sampler)
 
 
-def step(model: Decodes, answers: Sequence[Writing], refused: RefusedTokens) -> None:
-    """Go on with up to :data:`STEP_ROWS` answers that are not done: as many as have room read a token or more, the
-    first one always, and an answer that has read all it knows writes the next. ``refused``: of the model's vocabulary.
+def step(model: Decodes, answers: Sequence[Writing], refused: RefusedTokens, slots: int = STEP_TOKENS) -> None:
+    """Go on with up to ``slots`` answers that are not done: as many as have room read a token or more, the first one
+    always, and an answer that has read all it knows writes the next. ``refused``: of the model's vocabulary.
+
+    With more than ``STEP_TOKENS`` slots the experts take their path of many tokens, whose rounding depends on the
+    company.
     """
-    assert 0 < len(answers) <= STEP_ROWS and not any(answer.done for answer in answers)
+    assert 0 < len(answers) <= slots and not any(answer.done for answer in answers)
     reading: list[tuple[Writing, list[int]]] = []
-    spare, tokens = STEP_TOKENS, list[int]()
+    spare, tokens = slots, list[int]()
     for answer in answers:  # who came first reads first
         part = answer.unread[:READ_TOKENS]
         if len(part) <= spare:
@@ -214,10 +246,16 @@ def step(model: Decodes, answers: Sequence[Writing], refused: RefusedTokens) -> 
 
 
 def _write(answers: Sequence[Writing], logits: Tensor, refused: RefusedTokens) -> None:
-    """The likeliest token that the grammar allows, for each answer; logits (R, V)."""
+    """The likeliest token that the grammar allows, or a drawn one, for each answer; logits (R, V)."""
     mask = refused([answer.next for answer in answers]).to(logits.device)
     scores = logits.float().masked_fill(mask, float("-inf"))
-    best = scores.argmax(-1, keepdim=True)
-    logprobs = scores.log_softmax(-1).gather(1, best)
-    for answer, token, logprob in zip(answers, best[:, 0].tolist(), logprobs[:, 0].tolist(), strict=True):
+    for row, answer in zip(scores, answers, strict=True):
+        if answer.sampler is not None:
+            row /= answer.sampler.temperature
+    chosen, all_logprobs = scores.argmax(-1, keepdim=True), scores.log_softmax(-1)
+    for i, answer in enumerate(answers):
+        if answer.sampler is not None:
+            chosen[i] = answer.sampler.draw(all_logprobs[i].cpu())
+    logprobs = all_logprobs.gather(1, chosen)
+    for answer, token, logprob in zip(answers, chosen[:, 0].tolist(), logprobs[:, 0].tolist(), strict=True):
         answer.write(token, logprob)

@@ -14,11 +14,12 @@ from timeexpert.moe import ExpertStatistics, Gate, MoELayer, Routing
 @dataclass(frozen=True)
 class ModelOutput:
     """``losses``: each term, already divided by the given counts. ``loss``: their sum. ``routings``: one
-    :class:`Routing` per layer."""
+    :class:`Routing` per layer. ``figures``: what is told beside the losses, shares of the step like them."""
 
     loss: Tensor
     losses: dict[str, Tensor]
     routings: list[Routing] = field(default_factory=list)
+    figures: dict[str, Tensor] = field(default_factory=dict)
 
 
 class VideoLLM(Protocol):
@@ -60,6 +61,11 @@ class VideoLLM(Protocol):
 
     def training_step(self, batch: VideoBatch, counts: dict[str, float]) -> ModelOutput:
         """Loss of one micro-batch; ``counts`` holds each stream's number of labels over the optimizer step."""
+        ...
+
+    def label_logits(self, batch: VideoBatch) -> Tensor:
+        """Logits (labels, V) from which each label of a batch is told, row by row, in their order; an rl stage's
+        forward pass."""
         ...
 
     def label_counts(self, batch: VideoBatch) -> dict[str, float]:

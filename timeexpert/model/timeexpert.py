@@ -208,6 +208,13 @@ class TimeExpert(PreTrainedModel, GenerationMixin):
         counts = {n: float((valid & (kinds == k)).sum()) for n, k in zip(STREAMS, streams, strict=True)}
         return {**counts, "micro_steps": 1.0}
 
+    def label_logits(self, batch: VideoBatch) -> Tensor:
+        """Logits (labels, output_size) from which each label of a batch is told, row by row, in their order."""
+        types, embeds = self.token_types(batch.input_ids), self.embed(batch.input_ids, batch.pixel_values)
+        hidden, _ = self.decoder(embeds, types, batch.decoder_mask, batch.position_ids)
+        logits: Tensor = self.heads(hidden[:, :-1][batch.labels[:, 1:] >= 0])
+        return logits
+
     def training_step(self, batch: VideoBatch, counts: dict[str, float]) -> ModelOutput:
         """Sum of three per-stream mean cross-entropies and the gates' losses (FACTS A4, A7).
 

@@ -42,6 +42,11 @@ class StageModel:
         return Trains(frozenset(self.stage.parts))
 
     @property
+    def trained_parts(self) -> tuple[str, ...]:
+        """Names of the model's parts that are trained."""
+        return tuple(part for part in self.stage.parts if part in self.sizes.parts)
+
+    @property
     def videos_per_step(self) -> int:
         """Of one optimizer step, by the config."""
         return self.videos * self.stage.accumulate
@@ -146,7 +151,7 @@ class Plan:
         layers = layer_parts(*self._layer_arguments(), self.layout.degrees.expert > 1)
         return {
             "stage": self.model.stage.name,
-            "trains": list(self.model.stage.parts),
+            "trains": list(self.model.trained_parts),
             "parameters": {name: asdict(count) for name, count in self.model.sizes.parts.items()},
             "layout": {**layout, "world": self.layout.world, "videos_per_step": self.layout.videos_per_step},
             "rows": asdict(self.model.rows),

@@ -62,7 +62,7 @@ def print_plan(config: str, plan: Plan, notes: Sequence[str]) -> None:
         f"parallel: data {layout.degrees.data}, shard {layout.degrees.shard}, expert {layout.degrees.expert}; "
         f"{layout.accumulate} x {layout.micro_batch} videos per GPU, {layout.videos_per_step} per step; "
         f"checkpointing {'on' if layout.gradient_checkpointing else 'off'}" + (", offloaded" if layout.offload else ""),
-        f"{number(total.weights)} weights, {number(total.trained)} trained ({', '.join(plan.model.stage.parts)}); "
+        f"{number(total.weights)} weights, {number(total.trained)} trained ({', '.join(plan.model.trained_parts)}); "
         f"{number(sizes.active)} active per token",
         f"rows of {rows.typical} tokens (times) and {rows.longest} (memory), {rows.frames:g} frames, "
         f"{rows.experts_per_token:g} experts per token",

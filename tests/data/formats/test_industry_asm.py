@@ -132,7 +132,10 @@ def test_the_command_converts_both_ways(tmp_path: Path, capsys: pytest.CaptureFi
     assert written["QA"] == [{"q": "Which steps?", "a": ANSWER + "."}] and written["split"] == "train"
     capsys.readouterr()
     assert main(["data", "convert", "samples", str(out), "-o", str(back), "--to", "timeit"]) == 2
-    assert "--to ('timeit'): this format can be read only; there are writers of industry_asm" in capsys.readouterr().err
+    assert (
+        "--to ('timeit'): this format can be read only; there are writers of museg, industry_asm."
+        in capsys.readouterr().err
+    )
 
 
 def test_rows_that_name_no_split_are_rejected_where_one_is_asked_for(convert_rows) -> None:

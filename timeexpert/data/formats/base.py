@@ -128,7 +128,7 @@ Drafts = Iterator[Draft | Fault | Sample]
 class Format:
     """A published annotation format: how its rows are read, told from others, and turned into samples.
 
-    ``write`` makes a row of a sample, where that can be done. ``splits``: published numbers of videos.
+    ``write`` makes a row of a sample, ``gather`` rows of all samples together. ``splits``: published numbers of videos.
     """
 
     name: str
@@ -137,6 +137,7 @@ class Format:
     matches: Callable[[Any], bool]
     drafts: Callable[[Row], Drafts]
     write: Callable[[Sample], dict[str, Any]] | None = None
+    gather: Callable[[Iterable[Converted]], Iterator[dict[str, Any] | Rejected]] | None = None
     splits: Mapping[str, int] = field(default_factory=dict)
 
     def convert(

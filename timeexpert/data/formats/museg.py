@@ -10,6 +10,7 @@ from typing import Any
 
 from timeexpert.data.formats.base import Draft, Drafts, Format, RawEvent, fields_of, list_of, quoted, text_of, window_of
 from timeexpert.data.formats.reading import Row, records
+from timeexpert.data.formats.to_museg import to_museg
 
 _EVAL_QUERY = "textual sentence: "
 
@@ -44,4 +45,5 @@ FORMAT = Format(
     records,
     _matches,
     _drafts,
+    gather=to_museg,
 )

@@ -158,9 +158,8 @@ class TemporalVLM(PreTrainedModel):
         """Labels of a micro-batch (the first token of a row is never a target)."""
         return {"text": float((batch.labels[:, 1:] >= 0).sum())}
 
-    def training_step(self, batch: ClipBatch, counts: dict[str, float]) -> ModelOutput:
-        """Next-token cross-entropy of the answers (equations 7 and 8), summed and divided by ``counts["text"]``, the
-        labels of the whole optimizer step: accumulation and ranks then give the gradient of one large batch."""
+    def label_logits(self, batch: ClipBatch) -> Tensor:
+        """Logits (labels, vocab_size) from which each label of a batch is told, row by row, in their order."""
         visual = self.see(
             batch.pixel_values, batch.frame_clips, batch.stamp_ids, batch.stamp_mask, len(batch.input_ids)
         )
@@ -175,8 +174,12 @@ class TemporalVLM(PreTrainedModel):
             position_ids=batch.position_ids,
             use_cache=False,
         ).last_hidden_state
+        return self.logits(hidden[:, :-1][batch.labels[:, 1:] >= 0])
+
+    def training_step(self, batch: ClipBatch, counts: dict[str, float]) -> ModelOutput:
+        """Next-token cross-entropy of the answers (equations 7 and 8), summed and divided by ``counts["text"]``, the
+        labels of the whole optimizer step: accumulation and ranks then give the gradient of one large batch."""
         target = batch.labels[:, 1:]
-        logits = self.logits(hidden[:, :-1][target >= 0]).float()
-        total = functional.cross_entropy(logits, target[target >= 0], reduction="sum")
+        total = functional.cross_entropy(self.label_logits(batch).float(), target[target >= 0], reduction="sum")
         loss = total / max(1.0, counts["text"])
         return ModelOutput(loss, {"text": loss})

@@ -125,6 +125,7 @@ class ModelConfig(ModelSettings):
     KINDS: ClassVar[dict[str, tuple[str, ...]]] = {
         "instruction_tuning": ("frame_qformer", "clip_encoder", "aggregator", "projection", "lora"),
         "from_scratch": PARTS,
+        "rl": ("frame_qformer", "clip_encoder", "aggregator", "projection", "lora"),
     }
 
     family: Literal["temporal_vlm"] = "temporal_vlm"
@@ -198,6 +199,11 @@ class ModelConfig(ModelSettings):
     def frame_size(self) -> int:
         """As :class:`ModelSettings`."""
         return self.vision.image_size
+
+    @property
+    def answers_in_words(self) -> bool:
+        """As :class:`ModelSettings`."""
+        return True
 
     @property
     def shortest_answer(self) -> int:

@@ -77,6 +77,7 @@ class ModelConfig(ModelSettings):
         "task_modules": TASK_MODULES,
         "moe_pretraining": ("decoder",),
         "sft": (*TASK_MODULES, "text", "decoder"),
+        "rl": (*TASK_MODULES, "text", "decoder"),
     }
     PARTS: ClassVar[tuple[str, ...]] = tuple(PREFIXES)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from timeexpert.data.batch import join_frames
 from timeexpert.data.mask_tracks import MaskTrack
 from timeexpert.errors import UserError
 from timeexpert.model.answering import Answering, Budget, Clip, Request, plain_pieces
-from timeexpert.model.decoding import EncodedVideo, Writing, begin, encode_video
+from timeexpert.model.decoding import EncodedVideo, Writing, encode_video
 from timeexpert.tokenization import Event, EventSequence, Problem
 from timeexpert.tokenization.grammar import TextGrammar
 from timeexpert.tokenization.text import TextTokenizer
@@ -70,13 +69,13 @@ class LoomAnswering(Answering):
         lead = super().encode(visual, times_s)
         return UnreadVideo(lead.ids, lead.keys, lead.values, lead.routed, visual)
 
-    def begin(self, request: Request, video: EncodedVideo, budget: Budget, **how: Any) -> Writing:
+    def prompt(self, request: Request, video: EncodedVideo) -> tuple[EncodedVideo, list[int]]:
         """As the base class; where ``visual`` is per_task, the video is read with the question's tokens of it."""
+        ids = self.question_ids(request)
         if not isinstance(video, UnreadVideo):
-            return super().begin(request, video, budget, **how)
-        ids, count = self.question_ids(request), len(self.writer.of_task(request.task, len(request.clip.times_s)))
-        whole = encode_video(self.model, [*video.ids, *ids[:count]], video.visual)
-        return begin(self.model, whole, ids[count:], self.grammar(request, budget), **how)
+            return video, ids
+        count = len(self.writer.of_task(request.task, len(request.clip.times_s)))
+        return encode_video(self.model, [*video.ids, *ids[:count]], video.visual), ids[count:]
 
     def grammar(self, request: Request, budget: Budget) -> TextGrammar:
         """Any text and [SEG], up to the budget."""

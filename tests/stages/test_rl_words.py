@@ -1,0 +1,200 @@
+"""Reinforcement learning of a family that answers in words, and answers that a server draws."""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64decode
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.data.chat_server import ChatServer, Reply, serving
+from tests.families.conftest import TINY, make, settings, words
+from tests.tiny import STAGE, config_tree, rows, run_config, train
+from timeexpert.config import ConfigError
+from timeexpert.data.endpoint import EndpointError
+from timeexpert.parallel import OneProcess
+from timeexpert.predict import load_model
+from timeexpert.stages.rl import GrpoObjective, dropouts_of
+from timeexpert.stages.rollout_server import RolloutServerError
+from timeexpert.tokenization.text import SentencePieceText, load_text
+
+__all__ = ["words"]  # a fixture
+
+MODEL = {k: v for k, v in asdict(settings(initializer_range=0.05)).items() if k not in ("pretrained", "attention")}
+MODEL["qformer"] = {**MODEL["qformer"], "dropout": 0.5}
+TASKS = ["moment_retrieval"]
+TUNING = {
+    **STAGE,
+    "name": "tuning",
+    "kind": "from_scratch",
+    "steps": 2,
+    "tasks": TASKS,
+    "num_frames": [4],
+    "evaluate": False,
+}
+RL: dict[str, Any] = {
+    "answers": "thinking",
+    "rewards": {"format_timestamps": 1, "segment_matching": 1},
+    "prompt": "{question} Think within <think> and </think>, then list times within <answer> and </answer>.",
+    "group_size": 4,
+    "max_new_tokens": 64,
+}
+# all of it: a language model without LoRA is frozen otherwise
+PHASE = {**TUNING, "name": "phase1", "kind": "rl", "steps": 2, "trains": ["projection", "llm"], "sampling": "uniform"}
+
+
+def changes(data: Path, *stages: dict[str, Any]) -> dict[str, Any]:
+    tree = config_tree(data)
+    held_out = {"num_frames": 4, "batch_size": 8, "max_new_tokens": 24}
+    return {"model": MODEL, "text": {"vocab_size": 420}, "stages": [TUNING, *stages], "eval": held_out} | {
+        "train": {**tree["train"], "checkpoint_every": 1}
+    }
+
+
+@pytest.mark.parametrize("answers", ["events", "thinking"])
+def test_words_are_drawn_rewarded_and_optimised_without_dropout(tiny_data: Path, tmp_path: Path, answers: str) -> None:
+    rewards = {"format": 1, "segment_matching": 1}
+    phase = {**PHASE, "rl": {**RL, "answers": answers, "rewards": rewards, "max_new_tokens": 12}}
+    train(run_config(tiny_data, **changes(tiny_data, phase)), tmp_path)
+    steps = [row for row in rows(tmp_path / "metrics.jsonl", "train") if row["stage"] == "phase1"]
+    assert len(steps) == 2 and all(row["logprob_gap"] < 1e-4 for row in steps)
+    told = [answer for row in rows(tmp_path / "rollouts.jsonl") for answer in row["answers"]]
+    assert len(told) == 2 * 2 * 4 and all(("text" in answer) == (answers == "thinking") for answer in told)
+    assert all(
+        row["prompt"].startswith("W") and "<think>" in row["prompt"] for row in rows(tmp_path / "rollouts.jsonl")
+    )
+    speed = [row for row in rows(tmp_path / "speed.jsonl", "speed") if row["stage"] == "phase1"]
+    assert all(0 < row["seconds"]["writing"] < row["seconds"]["data"] for row in speed)
+
+
+def test_dropout_is_off_in_a_phase_and_on_again_behind_it(words: SentencePieceText) -> None:
+    model = make(words, qformer=replace(TINY["qformer"], dropout=0.5))
+    shares = [share for _, _, share in dropouts_of(model)]
+    assert 0.5 in shares
+    stage = run_config(Path(), **changes(Path(), {**PHASE, "rl": RL})).stages[1]
+    device = torch.device("cpu")
+    aim = GrpoObjective(stage, model, words, [], 0, OneProcess(), device, nullcontext, lambda row: None)
+    assert {share for _, _, share in dropouts_of(model)} == {0.0}
+    aim.close()
+    assert [share for _, _, share in dropouts_of(model)] == shares
+
+
+def letters(text: Any, words: str) -> list[int]:
+    return [*text.encode(words), text.eos_id]
+
+
+@contextmanager
+def vllm(folder: Path, weights: list[Any], pictures: list[int], *answers: str) -> Iterator[ChatServer]:
+    """A server that speaks vLLM's protocol: it reads its folder when told to, and writes ``answers`` in turn."""
+
+    def reply(number: int, request: dict[str, Any]) -> Reply:
+        path, headers = server.paths[number], {"Content-Type": "application/json"}
+        if path == "/collective_rpc":
+            assert request == {"method": "reload_weights"}
+            weights.append(load_file(folder / "model.safetensors"))
+            load_model(folder)
+            return 200, headers, b'{"results": [null]}'
+        if path == "/reset_prefix_cache":
+            return 200, headers, b""
+        assert path == "/v1/chat/completions" and request["return_token_ids"] and request["logprobs"]
+        video, question = request["messages"][0]["content"]
+        kind, *jpegs = video["video_url"]["url"].split(",")
+        assert kind == "data:video/jpeg;base64" and question["type"] == "text"
+        pictures.append(len([read_picture(jpeg) for jpeg in jpegs]))
+        text, choices = load_text(folder), []
+        for i in range(request["n"]):
+            tokens = letters(text, answers[i % len(answers)])
+            content = [{"token": str(token), "logprob": -1.0} for token in tokens]
+            choices.append({"index": i, "token_ids": tokens, "logprobs": {"content": content}, "finish_reason": "stop"})
+        return 200, headers, json.dumps({"choices": choices}).encode()
+
+    with serving(reply) as server:
+        yield server
+
+
+def read_picture(jpeg: str) -> tuple[int, int]:
+    from PIL import Image
+
+    return Image.open(BytesIO(b64decode(jpeg))).size
+
+
+GOOD = "<think>from 1.0 to 2.0</think><answer>1.00-2.00</answer>"
+BAD = "<think></think><answer></answer>"
+
+
+def test_a_server_draws_the_answers_with_the_weights_of_now(tiny_data: Path, tmp_path: Path) -> None:
+    folder, weights, pictures = tmp_path / "weights", [], []
+    with vllm(folder, weights, pictures, GOOD, BAD) as server:
+        where = {"url": server.base_url, "model": "tiny", "weights": str(folder)}
+        phase = {**PHASE, "rl": {**RL, "rollouts": where}}
+        train(run_config(tiny_data, **changes(tiny_data, phase)), tmp_path / "run")
+    assert len(weights) == 2 and pictures == [4] * 4  # two steps of two questions of four frames
+    first = load_file(tmp_path / "run" / "models" / "tuning" / "model.safetensors")
+    assert all(weights[0][name].equal(first[name]) for name in first)
+    assert any(not weights[1][name].equal(first[name]) for name in first)
+    asked = [request for request in server.requests if "messages" in request]
+    assert all((r["n"], r["temperature"], r["max_tokens"]) == (4, 0.9, 64) for r in asked)
+    assert len({request["seed"] for request in asked}) == 4
+    for row in rows(tmp_path / "run" / "rollouts.jsonl"):
+        good, bad, *_ = row["answers"]
+        assert good["text"] == GOOD and good["rewards"]["format_timestamps"] == 1.0
+        assert bad["text"] == BAD and bad["rewards"] == {"format_timestamps": 0.2, "segment_matching": 0.0}
+        assert good["advantage"] > 0 > bad["advantage"]
+    steps = [row for row in rows(tmp_path / "run" / "metrics.jsonl", "train") if row["stage"] == "phase1"]
+    assert steps[0]["logprob_gap"] > 0 and steps[0]["grad_norm"] > 0
+
+
+def test_a_server_that_is_no_use_is_named(tiny_data: Path, tmp_path: Path) -> None:
+    def with_server(url: str) -> Any:
+        where = {"url": url, "model": "tiny", "weights": str(tmp_path / "weights")}
+        return run_config(tiny_data, **changes(tiny_data, {**PHASE, "steps": 1, "rl": {**RL, "rollouts": where}}))
+
+    with vllm(tmp_path / "weights", [], [], "x" * 200) as server:
+        with pytest.raises(RolloutServerError, match=r"an answer of 'tiny' has \d+ tokens, which .* rollouts.weights"):
+            train(with_server(server.base_url), tmp_path / "strange")
+    not_found = (404, {}, b"no such path")
+    with serving(lambda number, request: not_found) as server:
+        with pytest.raises(EndpointError, match=re.escape("HTTP 404: no such path")):
+            train(with_server(server.base_url), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("model", "rl", "words"),
+    [
+        (
+            {},
+            {**RL, "rollouts": {"url": "http://x:1", "model": "m", "weights": "w"}},
+            r"url \('http://x:1'\) must end in",
+        ),
+        ({}, {**RL, "answers": "events"}, "'format_timestamps' reads an answer's thinking, and answers is 'events'"),
+        (
+            None,
+            {"answers": "thinking"},
+            r"stages.phase1.rl.answers \('thinking'\) is for families that answer in words",
+        ),
+        (
+            None,
+            {"rollouts": {"url": "http://x/v1", "model": "m", "weights": "w"}},
+            "stages.phase1.rl.rollouts is for fam",
+        ),
+    ],
+)
+def test_what_a_family_or_a_server_cannot_do_is_refused(
+    tmp_path: Path, model: dict[str, Any] | None, rl: dict[str, Any], words: str
+) -> None:
+    own = {"max_new_tokens": 40, **rl}
+    tree = changes(tmp_path, {**PHASE, "rl": own})
+    if model is None:
+        stage = {**PHASE, "trains": None, "rl": own}
+        tree = {"stages": [stage]}
+    with pytest.raises(ConfigError, match=words):
+        run_config(tmp_path, **tree)
