@@ -138,7 +138,8 @@ class StageConfig:
         if (self.kind == "rl") != (self.rl is not None):
             raise ConfigError(f"kind ({self.kind!r}) and rl do not go together: kind rl has rl: {{...}}, no other has.")
         if self.rl is not None:
-            self.rl.check_tasks(self.tasks, self.questions_per_video)
+            own = {f"questions_of.{name}": count for name, count in self.questions_of.items()}
+            self.rl.check_tasks(self.tasks, {"questions_per_video": self.questions_per_video, **own})
             if self.calibrate_gates:
                 raise ConfigError("calibrate_gates (true) sets thresholds anew, which an rl stage leaves alone.")
 

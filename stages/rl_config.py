@@ -105,19 +105,23 @@ class RlConfig:
         """How segments are compared."""
         return reward_convention(self.convention, overlap=self.overlap, local=self.local)
 
-    def check_tasks(self, tasks: tuple[str, ...], questions_per_video: int) -> None:
-        """Raises :class:`ConfigError` for questions without segments, and for several behind one video."""
+    def check_tasks(self, tasks: tuple[str, ...], questions: dict[str, int]) -> None:
+        """Raises :class:`ConfigError` for questions without segments, and for several behind one video.
+
+        ``questions``: their numbers per video, by the field that says it.
+        """
         others = [task for task in tasks if task not in SEGMENT_TASKS]
         if others:
             raise ConfigError(
                 f"tasks: {', '.join(others)} cannot be rewarded: their answers are no segments. Set tasks to some of "
                 f"{', '.join(SEGMENT_TASKS)}."
             )
-        if questions_per_video != 1:
-            raise ConfigError(
-                f"questions_per_video ({questions_per_video}) must be 1 in an rl stage: a row holds the answers to one "
-                "question. Raise batch_videos."
-            )
+        for name, count in questions.items():
+            if count != 1:
+                raise ConfigError(
+                    f"{name} ({count}) must be 1 in an rl stage: a row holds the answers to one question. Raise "
+                    "batch_videos."
+                )
 
     def check_family(self, where: str, family: str, in_words: bool) -> None:
         """Raises :class:`ConfigError` for what a family's answers do not have; ``in_words``: they are free text."""

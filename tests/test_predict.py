@@ -99,8 +99,8 @@ def test_noise_replaces_frames_and_nothing_else(
         seen.append((clip.frames, []))
         return encode(self, clip)
 
-    def watch_prompt(self: Predictor, request: Request, *args: object, **options: object) -> object:
-        writing = begin(self, request, *args, **options)  # type: ignore[arg-type]
+    def watch_prompt(self: Predictor, request: Request, *args: object) -> object:
+        writing = begin(self, request, *args)  # type: ignore[arg-type]
         seen[-1][1].extend(writing.prompt_ids)
         return writing
 

@@ -216,12 +216,9 @@ class Predictor:
         return self.answering.encode(visual, times_s)
 
     @torch.inference_mode()
-    def begin(
-        self, request: Request, video: EncodedVideo, *, record: bool = False, sampler: Sampler | None = None
-    ) -> Writing:
-        """An answer whose question is still to be read. ``record`` keeps who computes each token; ``sampler`` draws
-        the tokens."""
-        return self.answering.begin(request, video, self.budget(request), record=record, sampler=sampler)
+    def begin(self, request: Request, video: EncodedVideo, *, record: bool = False) -> Writing:
+        """An answer whose question is still to be read. ``record`` keeps who computes each token."""
+        return self.answering.begin(request, video, self.budget(request), record=record)
 
     @torch.inference_mode()
     def step(self, answers: Sequence[Writing]) -> None:

@@ -229,6 +229,7 @@ def stage(**changes: Any) -> dict[str, Any]:
         ({"kind": "sft"}, r"kind \('sft'\) and rl do not go together"),
         ({"tasks": ["general"]}, "tasks: general cannot be rewarded: their answers are no segments. Set tasks to some"),
         ({"questions_per_video": 2}, r"questions_per_video \(2\) must be 1 in an rl stage"),
+        ({"questions_of": {name: 3 for name in PHASE["mix"]}}, r"questions_of\.\w+ \(3\) must be 1 in an rl stage"),
         ({"rl": {**LIMITS, "rewards": {"f1": 1}}}, "rewards: 'f1' is not one of format, format_timestamps"),
         ({"rl": {**LIMITS, "rewards": {"timestamps": 1}}}, "'timestamps' reads an answer's thinking, and answers is"),
         ({"rl": {**LIMITS, "rewards": {"format": 0}}}, "rewards is empty, or all weights are 0"),

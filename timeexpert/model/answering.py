@@ -174,24 +174,15 @@ class Answering(ABC):
         """What is encoded of the prompt of an answer, and the ids behind it."""
         return video, self.question_ids(request)
 
-    def begin(
-        self,
-        request: Request,
-        video: EncodedVideo,
-        budget: Budget,
-        *,
-        record: bool = False,
-        sampler: Sampler | None = None,
-    ) -> Writing:
-        """An answer whose question is still to be read. ``record`` keeps who computes each token; ``sampler`` draws
-        the tokens."""
+    def begin(self, request: Request, video: EncodedVideo, budget: Budget, *, record: bool = False) -> Writing:
+        """An answer whose question is still to be read. ``record`` keeps who computes each token."""
         video, question = self.prompt(request, video)
-        return begin(self.model, video, question, self.grammar(request, budget), record=record, sampler=sampler)
+        return begin(self.model, video, question, self.grammar(request, budget), record=record)
 
     def begin_drawn(
         self, request: Request, video: EncodedVideo, budget: Budget, samplers: Sequence[Sampler]
     ) -> list[Writing]:
-        """Several answers to one question, which is read once."""
+        """An answer drawn by each of ``samplers`` to one question, which is read once."""
         video, question = self.prompt(request, video)
         prompt, grammar = encode_question(self.model, video, question), self.grammar(request, budget)
         return [begin(self.model, prompt, question[-1:], grammar, sampler=sampler) for sampler in samplers]

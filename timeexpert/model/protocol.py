@@ -64,8 +64,8 @@ class VideoLLM(Protocol):
         ...
 
     def label_logits(self, batch: VideoBatch) -> Tensor:
-        """Logits (labels, V) from which each label of a batch is told, row by row, in their order; an rl stage's
-        forward pass."""
+        """Logits (labels, V) from which each label of a batch is told, row by row, in their order: an rl stage's
+        forward pass. A family without the kind ``rl`` may lack it."""
         ...
 
     def label_counts(self, batch: VideoBatch) -> dict[str, float]:
