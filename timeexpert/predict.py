@@ -276,7 +276,7 @@ class Predictor:
         """Several drawn answers to each request, by its ``samplers``; video and question are read once.
 
         ``DRAW_ROWS`` answers are written side by side; what is beside one changes its log-probabilities by rounding
-        only. The model has to be in ``eval``.
+        only. Keys and values are dropped when an answer is done, so it has no tracks. The model has to be in ``eval``.
         """
         waiting = deque(enumerate(requests))
         groups: list[list[Writing]] = [[] for _ in requests]

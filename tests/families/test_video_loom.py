@@ -21,7 +21,7 @@ from timeexpert.families.video_loom.model import VideoLoom
 from timeexpert.families.video_loom.settings import LoraConfig, ModelConfig
 from timeexpert.families.video_loom.visual import pool_tokens, random_keyframes, spread_keyframes
 from timeexpert.families.video_loom.weights import load_published
-from timeexpert.model.decoding import Writing
+from timeexpert.model.decoding import Sampler, Writing
 from timeexpert.model.weights import WeightsError
 from timeexpert.predict import Clip, InferenceConfig, Predictor, Request, load_model
 from timeexpert.stages.config import StageConfig
@@ -276,6 +276,15 @@ def test_answers_are_the_same_alone_and_in_company(predictor: Predictor) -> None
         assert predictor.answer([one])[0] == answer
     assert len({answer.text for answer in together}) > 1
     assert together[0].frame_times_s == (0.75,)
+
+
+def test_a_drawn_answer_reads_its_question_and_the_tokens_of_its_task(predictor: Predictor) -> None:
+    requests = [request_of(5, "referring_segmentation"), request_of(7, "moment_retrieval"), request_of(4)]
+    likeliest = dict(predictor.written(requests))
+    samplers = [[Sampler(1e-4, np.random.default_rng(i)) for i in range(2)] for _ in requests]
+    for i, group in enumerate(predictor.draw(requests, samplers)):
+        assert [answer.tokens for answer in group] == [likeliest[i].tokens] * 2
+        assert all(answer.prompt_ids == predictor.prompt_ids(requests[i])[0] for answer in group)
 
 
 def test_an_answer_is_read_one_step_past_seg(predictor: Predictor) -> None:
