@@ -133,7 +133,7 @@ def test_the_command_converts_both_ways(tmp_path: Path, capsys: pytest.CaptureFi
     capsys.readouterr()
     assert main(["data", "convert", "samples", str(out), "-o", str(back), "--to", "timeit"]) == 2
     assert (
-        "--to ('timeit'): this format can be read only; there are writers of museg, industry_asm."
+        "--to ('timeit'): this format can be read only; there are writers of museg, industry_asm, loomdata."
         in capsys.readouterr().err
     )
 
