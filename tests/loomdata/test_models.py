@@ -54,7 +54,7 @@ def test_a_query_is_one_phrase_and_a_box_stays_in_the_picture():
 
 
 def test_a_description_longer_than_the_detector_reads_is_cut_for_it(models):
-    image = np.zeros((64, 64, 3), np.uint8)
+    image = np.zeros((90, 160, 3), np.uint8)
     assert GroundingDino(str(models / "dino"), "cpu").best(image, "red shirt " * 400).score > 0
 
 
