@@ -23,7 +23,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from learning_test import SMALLER
 
@@ -36,6 +36,9 @@ from timeexpert.evaluation.scores import Scores, mean_intervals
 from timeexpert.evaluation.tasks import TASKS
 from timeexpert.paths import config_path
 from timeexpert.tokenization import EventSequence
+
+if TYPE_CHECKING:
+    from timeexpert.stages.config import RunConfig
 
 # torch is imported where training begins: the processes that make videos import this file too.
 
@@ -124,22 +127,11 @@ def ablate(
     from rich.console import Console
 
     from timeexpert.quickstart import make_data
-    from timeexpert.stages.config import RunConfig
     from timeexpert.stages.run_folder import RunFolder
     from timeexpert.stages.train import Trainer, run_and_report
 
-    configs = {}
-    for name, config, row in rows:
-        try:
-            configs[name] = load(RunConfig, config_path(config), [*overrides, *row.set])
-        except UserError as error:
-            raise ConfigError(f"row {name!r}: {error}" if row.set else str(error)) from None
-    first = configs[rows[0][0]]
-    for name, config in configs.items():
-        if (config.synth, config.data, config.eval) != (first.synth, first.data, first.eval):
-            raise ConfigError(
-                f"{name}: synth, data and eval must be those of {rows[0][0]}, or the figures do not compare."
-            )
+    configs = configs_of(rows, overrides)
+    first = next(iter(configs.values()))
     console, folder = Console(), RunFolder(out)
     with folder.locked():
         make_data(first, folder, console)
@@ -162,6 +154,28 @@ def ablate(
         (out / "ablation.md").write_text(markdown(comparison), encoding="utf-8")
     print(markdown(comparison))
     return 0
+
+
+def configs_of(rows: Sequence[tuple[str, str, Row]], overrides: Sequence[str]) -> dict[str, RunConfig]:
+    """Each row's config, by its name; ConfigError where one cannot be, or asks other questions than the first."""
+    from timeexpert.stages.config import RunConfig
+
+    configs: dict[str, RunConfig] = {}
+    for name, config, row in rows:
+        try:
+            configs[name] = load(RunConfig, config_path(config), [*overrides, *row.set])
+        except UserError as error:
+            raise ConfigError(f"row {name!r}: {error}" if row.set else str(error)) from None
+    first = configs[rows[0][0]]
+    for name, config in configs.items():
+        # a row may read more or fewer frames of the same videos
+        asked = replace(config.eval, num_frames=first.eval.num_frames)
+        if (config.synth, config.data, asked) != (first.synth, first.data, first.eval):
+            raise ConfigError(
+                f"{name}: synth, data and eval (but for eval.num_frames) must be those of {rows[0][0]}, or the figures "
+                "do not compare."
+            )
+    return configs
 
 
 def folder_name(name: str) -> str:
