@@ -217,6 +217,26 @@ def test_masks_depend_on_the_state_at_seg_itself(words: SentencePieceText) -> No
     assert abs(float(after["mask_bce"] - before["mask_bce"])) > 1e-5
 
 
+def test_a_stage_that_trains_nothing_of_the_mask_head_has_no_mask_loss(words: SentencePieceText) -> None:
+    model = make(words)
+    batch = writer_of(model, words).batch(
+        [row(writer_of(model, words), 7, sample("referring_segmentation", 7, 2, "a"))]
+    )
+    counts = model.label_counts(batch)
+    assert "mask_dice" in model.training_step(batch, counts).losses
+    model.mask_head.requires_grad_(False)
+    assert set(model.training_step(batch, counts).losses) == {"text"}
+    model.mask_head.projection.requires_grad_(True)
+    assert "mask_dice" in model.training_step(batch, counts).losses
+
+
+def test_muon_takes_the_mask_heads_matrices_and_no_tables(words: SentencePieceText) -> None:
+    model = make(words)
+    linear = {f"{name}.weight" for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+    of_head = {name for name, p in model.named_parameters() if name.startswith("mask_head.") and p.ndim == 2}
+    assert {name for name in of_head if FAMILY.is_matrix(name)} == of_head & linear and of_head - linear
+
+
 def test_recomputing_layers_changes_no_gradient(words: SentencePieceText) -> None:
     model = make(words).train()
     writer = writer_of(model, words)

@@ -110,8 +110,10 @@ class VideoLoomFamily(Family):
         return next((part for prefix, part in PREFIXES.items() if name.startswith(prefix)), "")
 
     def is_matrix(self, name: str) -> bool:
-        """Matrices of the layers of InternVL's tower and decoder."""
+        """Matrices of the layers of InternVL's tower and decoder, and those of the mask head (not its tables)."""
         layers = ("mllm.model.language_model.layers.", "mllm.model.vision_tower.encoder.layer.")
+        if name.startswith("mask_head."):
+            return name.endswith(".weight") and not name.endswith(("embed.weight", "token.weight", "tokens.weight"))
         return name.startswith(layers) and ".lora_" not in name
 
     def writer(self, config: VideoLoomConfig, text: TextTokenizer) -> LoomWriter:

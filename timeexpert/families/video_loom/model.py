@@ -176,7 +176,8 @@ class VideoLoom(PreTrainedModel):
         return {"text": float((batch.labels[:, 1:] >= 0).sum()), "masks": float(batch.masks.shape[:2].numel())}
 
     def training_step(self, batch: LoomBatch, counts: dict[str, float]) -> ModelOutput:
-        """Next-token cross-entropy of the answers, and cross-entropy and Dice of the keyframes' masks (FACTS D3).
+        """Next-token cross-entropy of the answers, and cross-entropy and Dice of the keyframes' masks (FACTS D3), these
+        unless nothing of the mask head trains: what a new head says of [SEG] would only wear its state down.
 
         Sums, divided by ``counts["text"]`` and ``counts["masks"]``, those of the whole optimizer step: accumulation and
         ranks then give the gradient of one large batch.
@@ -195,8 +196,10 @@ class VideoLoom(PreTrainedModel):
         logits = self.logits(hidden[:, :-1][target >= 0]).float()
         total = functional.cross_entropy(logits, target[target >= 0], reduction="sum")
         losses = {"text": total / max(1.0, counts["text"])}
-        states = hidden[batch.input_ids == self.config.seg_token_id]
-        losses |= {name: value / max(1.0, counts["masks"]) for name, value in self._mask_losses(batch, states).items()}
+        if any(p.requires_grad for p in self.mask_head.parameters()):
+            states = hidden[batch.input_ids == self.config.seg_token_id]
+            masks = self._mask_losses(batch, states).items()
+            losses |= {name: value / max(1.0, counts["masks"]) for name, value in masks}
         return ModelOutput(torch.stack(list(losses.values())).sum(), losses)
 
     def _mask_losses(self, batch: LoomBatch, states: Tensor) -> dict[str, Tensor]:
