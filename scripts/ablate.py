@@ -244,12 +244,7 @@ def _over_questions(runs: dict[str, list[Path]], stages: dict[str, str]) -> dict
     """Intervals over questions per config, by figure. ``stages``: each config's last evaluated stage."""
     out: dict[str, dict[str, Any]] = {name: {} for name in runs}
     for task in dict.fromkeys(task for task, _, _ in FIGURES.values()):
-        if task in TASKS and TASKS[task].needs_masks:  # predictions do not hold the true masks
-            continue
-        groups = [
-            [_scores(run / "predictions" / f"{stages[name]}.jsonl", task) for run in paths]
-            for name, paths in runs.items()
-        ]
+        groups = [[_scores(run, stages[name], task) for run in paths] for name, paths in runs.items()]
         if any(not len(scores.items) for group in groups for scores in group):
             continue
         for name, row in zip(runs, mean_intervals(groups), strict=True):
@@ -257,16 +252,35 @@ def _over_questions(runs: dict[str, list[Path]], stages: dict[str, str]) -> dict
     return out
 
 
-def _scores(predictions: Path, task: str) -> Scores:
+def _scores(run: Path, stage: str, task: str) -> Scores:
+    """The kept answers of a run after ``stage``, scored as ``task``."""
     samples, answers = [], []
-    for line in predictions.read_text(encoding="utf-8").splitlines():
+    for line in (run / "predictions" / f"{stage}.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         given = {name: row[name] for name in ("id", "video", "task", "prompt", "duration_s", "meta")}
         samples.append(Sample(**given, events=EventSequence.from_json(row["truth"])))
         answers.append(answer_of_row(row))
     if task in ("multi_segment", "single_segment"):
         return by_segments(samples, answers)[task].scores
+    if TASKS[task].needs_masks and any(map(TASKS[task].takes, samples)):
+        samples = _with_masks(samples, run)
     return scored_task(task, samples, answers).scores
+
+
+def _with_masks(samples: Sequence[Sample], run: Path) -> list[Sample]:
+    """``samples`` as the held-out shards of ``run`` have them: the lines of predictions do not hold the true masks."""
+    from timeexpert.data.shards import ShardDataset
+    from timeexpert.stages.answers import run_eval_data
+
+    dataset = ShardDataset(run_eval_data(run))
+    held_out = {sample.id: sample for sample in map(dataset.sample, range(len(dataset)))}
+    lacking = [sample.id for sample in samples if sample.id not in held_out]
+    if lacking:
+        raise ConfigError(
+            f"{dataset.path}: has no question {lacking[0]!r}, which {run} was asked. Give another -o, or the data of "
+            "that run."
+        )
+    return [held_out[sample.id] for sample in samples]
 
 
 def _interval(values: Sequence[float]) -> dict[str, Any]:

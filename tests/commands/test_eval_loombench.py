@@ -70,6 +70,15 @@ def test_the_three_kinds_are_asked_and_scored_with_their_controls(
     for name in (*NAMES[1:], *CONTROLS):
         assert document["tasks"][name]["counts"]["questions"] == number
     assert document["tasks"]["loombench_combined"]["policies"]["masks"] == "inside the predicted segment"
+    assert "metrics.json, report.html, per_question.jsonl" in said
+    single = rows(tmp_path / "out" / "per_question.jsonl")
+    assert [row["task"] for row in single] == [name for name in (*NAMES, *CONTROLS) for _ in range(number)]
+    assert {row["id"] for row in single if row["kind"] == "combined"} == {
+        row["id"] for row in kept if row["meta"]["question_kind"] == "combined"
+    }
+    assert {tuple(row) for row in single if row["kind"] == "where"} == {
+        ("task", "id", "kind", "answered", "parsed", "jf", "j", "f")
+    }
 
     words = ["eval", str(tiny_run), "--data", str(loom), "-o", str(tmp_path / "out"), "--device", "cpu"]
     assert main([*words, "--task", "loombench_where"]) == 2  # other questions: the answers stay as they are
@@ -78,11 +87,16 @@ def test_the_three_kinds_are_asked_and_scored_with_their_controls(
 
     asked.clear()  # without a model, from the file: the same figures
     told, whole = str(tmp_path / "out" / "predictions.jsonl"), document["tasks"]
-    assert main(["score", told, str(loom), "--task", "loombench", "--no-intervals", "--json"]) == 0
+    out = tmp_path / "again"
+    words = ["score", told, str(loom), "--no-intervals", "--json", "-o", str(out)]
+    assert main([*words, "--task", "loombench"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert asked == [] and list(again["tasks"]) == list(whole)
     for name, task in again["tasks"].items():
         assert task["figures"] == whole[name]["figures"], name
+    assert rows(out / "per_question.jsonl") == single
+    assert main([*words, "--task", "moment_retrieval"]) == 0
+    assert not (out / "per_question.jsonl").exists()  # it was of other figures
 
 
 @pytest.mark.usefixtures("drawing")

@@ -7,7 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from timeexpert.config import ConfigError
 from timeexpert.data.mask_scenes import make_mask_scene, mask_questions
+from timeexpert.data.mask_wordings import default_mask_wordings, load_mask_wordings
 from timeexpert.data.records import Sample, read_samples
 from timeexpert.data.scenes import COLOURS, MASKED_ACTIONS, Scene, ShapeEvent, SynthConfig
 from timeexpert.data.synthetic import DOT, render, shape_tracks, synthesise
@@ -79,6 +81,42 @@ def test_every_shape_is_asked_when_where_both_and_over_the_whole_video():
     assert not any(s.task == "moment_retrieval" for s in mask_questions(scene, replace(CONFIG, tasks=()), tracks))
 
 
+def test_questions_are_asked_in_the_words_of_a_file(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("extends: data/mask_questions\ncombined: ['Mark the {name} for as long as it {verbs}.']\n")
+    scene = make_mask_scene(CONFIG, 0)
+    own, ours = (
+        mask_questions(scene, config, shape_tracks(scene))
+        for config in (replace(CONFIG, wordings=load_mask_wordings(file)), CONFIG)
+    )
+    verbs = MASKED_ACTIONS[scene.events[0].action][0]
+    name = scene.events[0].name
+    assert own[2].prompt == f"Mark the {name} for as long as it {verbs}." == own[2].meta["prompts"]["where"]
+    assert own[2].meta["prompts"]["when"] == ours[2].meta["prompts"]["when"]
+    assert [s.prompt for s in own[:2]] == [s.prompt for s in ours[:2]]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("when: []", "when is empty; write at least one question, or leave the key"),
+        ("when: ['When does it {verb}?']", r"when\[0\] .*holds \{name\} 0 times; questions of when must hold it once"),
+        ("when: ['{name}?']", r"holds \{verb\} or \{verbs\} 0 times"),
+        ("when: ['{name} {verb} {verbs}?']", r"holds \{verb\} or \{verbs\} 2 times"),
+        ("when: ['{name} {verb} at {start}?']", r"holds \{start\}; questions of when must not say it"),
+        ("where: ['{name} from {start}?']", r"where\[0\] .*holds \{end\} 0 times"),
+        ("whole: ['{nam}?']", r"has the placeholder \{nam\}; there are \{name\}, .*Did you mean 'name'\?"),
+        ("whole: ['{name} {']", r"has a brace that belongs to no placeholder"),
+        ("whole: ['{name}', '{name}']", r"whole\[1\] \('\{name\}'\) is there twice"),
+        ("hole: ['{name}']", "unknown key 'hole'. Did you mean 'whole'"),
+    ],
+)
+def test_wordings_that_cannot_be_asked_are_refused_with_their_file(text, words, tmp_path):
+    (tmp_path / "own.yaml").write_text(f"extends: data/mask_questions\n{text}\n")
+    with pytest.raises(ConfigError, match=f"own.yaml, which extends .*mask_questions.yaml: .*{words}"):
+        load_mask_wordings(tmp_path / "own.yaml")
+
+
 def test_only_the_named_actions_are_done():
     config = replace(CONFIG, does=("dot", "rotate"), max_events=4)
     events = [event for i in range(10) for event in make_mask_scene(config, i).events]
@@ -107,6 +145,7 @@ def test_the_masks_of_a_folder_fit_its_videos(tmp_path):
         ({"actions": 3}, "masks and actions are both set"),
         ({"does": ("dance",)}, "does: 'dance' is not one of left, right, grow"),
         ({"does": ("dot",), "masks": False}, r"does \(\['dot'\]\) is for videos with masks"),
+        ({"wordings": default_mask_wordings(), "masks": False}, "wordings are of questions about videos with masks"),
         ({"max_events": 5}, r"max_events \(5\) must be at most 4 with masks"),
     ],
 )

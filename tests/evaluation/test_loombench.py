@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from timeexpert.evaluation import EvaluationError
 from timeexpert.evaluation.loombench import LoomAnswer, LoomQuestion, loombench, loombench_kind
+from timeexpert.evaluation.per_question import per_question
+from timeexpert.evaluation.results import Scored
 
 TIMES_S = np.arange(20) * 0.5
 
@@ -66,6 +68,34 @@ def test_controls_leave_out_what_one_half_of_the_answer_says():
     for control, said in (("time_only", LoomAnswer(None, masks(0, 19))), ("mask_only", LoomAnswer((2.0, 4.0)))):
         scores = loombench_kind("combined", asked, {"q": said}, control=control)
         assert scores.figures()["jf_bi_fore"] == 0.0 and scores.counts["parsed"] == 0
+
+
+def test_the_values_of_each_question_have_the_tables_figures_as_their_means():
+    asked = {f"{kind}-{i}": question(kind) for kind in ("when", "where", "combined") for i in range(3)}
+    told = {
+        "when-0": LoomAnswer((2.0, 3.0)),
+        "when-1": None,
+        "where-0": LoomAnswer(masks=masks(0, 6)),
+        "combined-0": LoomAnswer((2.0, 6.0), masks(0, 19)),
+        "combined-1": LoomAnswer((3.0, 4.0), masks(0, 19)),
+        "combined-2": LoomAnswer((3.0, 4.0)),
+    }
+    scored = {f"loombench_{kind}": Scored([], [], scores) for kind, scores in loombench(asked, told).items()}
+    found = list(per_question(scored))
+    assert [(row["id"], row["answered"], row["parsed"]) for row in found] == [
+        *(("when-0", True, True), ("when-1", True, False), ("when-2", False, False)),
+        *(("where-0", True, True), ("where-1", False, False), ("where-2", False, False)),
+        *(("combined-0", True, True), ("combined-1", True, True), ("combined-2", True, False)),
+    ]
+    assert (found[0]["kind"], found[0]["tiou"], found[0]["r1_0.5"]) == ("when", 50.0, 100.0)
+    assert found[6]["jf_g"] == 100.0 and found[6]["jf_bi_fore"] == pytest.approx(2 * 100 * 5 / 9 / (1 + 5 / 9))
+    for task, one in scored.items():
+        own = [row for row in found if row["task"] == task]
+        for name, figure in one.scores.figures().items():
+            if name == "jf_bi_fore":  # of the means of its parts, not the mean of the questions
+                continue
+            column = name.removesuffix("_question_mean")
+            assert np.mean([row[column] for row in own]) == pytest.approx(figure), (task, name)
 
 
 def test_a_kind_that_nothing_asks_for_has_no_figure():

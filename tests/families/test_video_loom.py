@@ -14,6 +14,8 @@ from transformers import InternVLForConditionalGeneration, Sam2VideoModel
 
 from timeexpert.data.collate import Shown
 from timeexpert.errors import UserError
+from timeexpert.families.video_loom.answer_forms import AnswerForms
+from timeexpert.families.video_loom.answering import LoomAnswering
 from timeexpert.families.video_loom.batch import LoomWriter
 from timeexpert.families.video_loom.family import FAMILY
 from timeexpert.families.video_loom.mask_head import normalised
@@ -367,6 +369,16 @@ def test_an_answer_reads_back_from_its_tokens(words: SentencePieceText) -> None:
         assert writer.said(ids) == text
     with pytest.raises(UserError, match="duration_s is not known, and this model answers with frame ids"):
         writer.answer("moment_retrieval", EventSequence((Event(3, 9),)), 0, Shown(10, None))
+
+
+def test_a_model_keeps_the_words_of_its_answers(words: SentencePieceText, tmp_path: Path) -> None:
+    model = make(words, answers=AnswerForms(moments="Look at {spans}.", span="{first} until {last}"))
+    model.save_pretrained(tmp_path)
+    writer = writer_of(VideoLoom.from_pretrained(tmp_path), words)
+    ids = writer.answer("moment_retrieval", EventSequence((Event(3, 9),)), 0, Shown(10, 30.0))
+    assert writer.said(ids) == "Look at 1 until 2."
+    told, problems, _ = LoomAnswering(model, words).told(ids, "moment_retrieval", request_of(10).clip)
+    assert len(told) == 1 and problems == []
 
 
 def test_a_question_says_what_its_answer_holds(words: SentencePieceText) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timeexpert.loombench.checks import leaked_time, read_answer
@@ -92,6 +92,7 @@ def test_a_question_that_breaks_a_rule_is_refused_by_the_rules_name(kind: str, q
     assert refused == {kind: rule} and set(good) == set(ALL) - {kind}
 
 
+@settings(deadline=None)
 @given(
     st.text()
     | st.recursive(st.none() | st.floats() | st.text(), lambda a: st.lists(a) | st.dictionaries(st.text(), a)).map(str)

@@ -180,6 +180,18 @@ def test_an_endpoint_that_fails_for_good_leaves_no_half_written_file_and_the_nex
     assert (tmp_path / "out" / "cache" / "answers.jsonl").read_text().startswith(lines)
 
 
+def test_a_run_that_fails_leaves_the_files_of_the_one_before_it(tmp_path: Path) -> None:
+    samples = write_lines(tmp_path / "s.jsonl", [shots("v", (1, 2.5), tracks=[TRACK])])
+    out = tmp_path / "out"
+    with serving(lambda number, request: completion(written(request))) as chat:
+        make(samples, out, chat)
+    before = {path.name: path.read_bytes() for path in out.glob("*.json*")}
+    assert {"questions.jsonl", "refused.jsonl", "loombench.json"} <= before.keys()
+    with serving(lambda number, request: (401, {}, b"no")) as chat, pytest.raises(EndpointError, match="HTTP 401"):
+        make(samples, out, chat)
+    assert {name: (out / name).read_bytes() for name in before} == before
+
+
 KILLED = """
 import os, signal, sys
 from timeexpert.config import load
@@ -233,6 +245,14 @@ def test_the_command_tells_what_was_made(tmp_path: Path, capsys: pytest.CaptureF
             assert message in capsys.readouterr().err
     assert main(["loombench", "questions", "x.jsonl", "-o", "y"]) == 2
     assert "key 'endpoint' is missing" in capsys.readouterr().err
+
+
+def test_answers_without_a_count_of_tokens_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    samples = write_lines(tmp_path / "s.jsonl", [shots("w", (1, 2))])
+    with serving(lambda number, request: completion(written(request), usage={})) as chat:
+        words = [str(samples), f"endpoint.base_url={chat.base_url}", "endpoint.model=m", "-o", str(tmp_path / "out")]
+        assert main(["loombench", "questions", *words]) == 0
+    assert "tokens 0 + 0 (1 answers came without a count of tokens)" in capsys.readouterr().out
 
 
 def test_input_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -114,6 +114,7 @@ def test_every_cost_is_written_down_and_the_second_run_has_none(media, tmp_path)
     assert (cost["description"]["requests"], cost["description"]["prompt_tokens"]) == (2, 200)
     assert (cost["actions"]["requests"], cost["actions"]["completion_tokens"]) == (3, 30)
     assert cost["actions"]["frames"] == 8 + 20 + 28 and cost["find"]["frames"] == 2
+    assert cost["actions"]["without_usage"] == 0
     assert all(row["seconds"] > 0 for row in cost.values())
     for name, row in second.cost.items():  # only the file that cannot be read is tried again
         again = (row["videos"], row["frames"], row["requests"])
@@ -132,6 +133,20 @@ def test_another_setting_repeats_its_step_and_those_after_it_alone(media, tmp_pa
     rows = [json.loads(line) for line in (tmp_path / "cost.jsonl").read_text().splitlines()]
     again = [row["step"] for row in rows[7:]]
     assert again == ["shots", "actions"]  # shots: text.mp4
+
+
+def test_questions_are_asked_in_the_words_of_a_file(media, tmp_path):
+    (tmp_path / "own.yaml").write_text("extends: data/instructions\nreferring_segmentation: ['Mark {query} here.']\n")
+    with serving(annotator) as chat:
+        run(media, tmp_path / "out", chat, "verify=false", f"instructions={tmp_path / 'own.yaml'}")
+        rows = read_rows(tmp_path / "out" / "samples.jsonl")
+        masks = [row["prompt"] for row in rows if row["task"] == "referring_segmentation"]
+        assert len(masks) == 4 and all(p.startswith("Mark The person") and p.endswith(" here.") for p in masks)
+        asked = len(chat.requests)
+        (tmp_path / "own.yaml").write_text("extends: data/instructions\nreferring_segmentation: [Mark it.]\n")
+        with pytest.raises(UserError, match=r"own.yaml.*referring_segmentation\[0\] \('Mark it.'\) holds \{query\} 0"):
+            run(media, tmp_path / "out", chat, "verify=false", f"instructions={tmp_path / 'own.yaml'}")
+        assert len(chat.requests) == asked and read_rows(tmp_path / "out" / "samples.jsonl") == rows
 
 
 # --- people -----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -14,8 +15,11 @@ import numpy as np
 import pytest
 
 from tests.tiny import KINDS, ROOT, write_config
-from timeexpert.config import load
+from timeexpert.config import ConfigError, load
+from timeexpert.data.build import build
 from timeexpert.data.records import Sample
+from timeexpert.data.shards import ShardDataset
+from timeexpert.data.synthetic import synthesise
 from timeexpert.evaluation.errors import EvaluationError
 from timeexpert.evaluation.records import Answer
 from timeexpert.evaluation.runner import score, write_predictions
@@ -191,6 +195,43 @@ def test_questions_of_several_segments_are_compared_apart_after_each_configs_own
     assert found["rl"]["multi_f1"]["difference"]["mean"] == 33.33
     assert found["rl"]["single_r1_0.5"]["difference"] == {"mean": 0.0, "half_width": None, "questions": None}
     assert "| multi-segment F1 | difference | single-segment R@1 IoU 0.5 |" in import_module("ablate").markdown(found)
+
+
+def test_masks_are_compared_over_questions_with_the_truth_of_the_held_out_shards(
+    ablate: Callable[..., int], tmp_path: Path
+) -> None:
+    """``right`` gives the true masks to each question, ``half`` to every other one, in the true segments."""
+    masked = replace(KINDS["held_out"], masks=True, min_events=2, max_events=2)
+    assert list(synthesise(masked, tmp_path / "raw"))[-1] == 2
+    build(tmp_path / "raw" / "samples.jsonl", tmp_path / "raw" / "media", tmp_path / "held_out")
+    dataset = ShardDataset(tmp_path / "held_out")
+    samples = [
+        s for s in map(dataset.sample, range(len(dataset))) if s.meta.get("question_kind") in ("where", "combined")
+    ]
+    right = [Answer(sample.events, tracks=sample.tracks) for sample in samples]
+    half = [answer if i // 2 % 2 else replace(answer, tracks=()) for i, answer in enumerate(right)]
+    for name, answers in (("right", right), ("half", half)):
+        write_predictions(tmp_path / name / "predictions" / "joint.jsonl", samples, answers)
+        figures = flat_figures(score(samples, answers, ("loombench_where", "loombench_combined")))
+        summary = {"stages": [{"name": "joint", **figures}], "controls": {}}
+        (tmp_path / name / "summary.json").write_text(json.dumps(summary))
+        write_config(tmp_path, tmp_path / name / "config.yaml")
+    script = import_module("ablate")
+    runs = {name: [tmp_path / name] for name in ("right", "half")}
+    found = script.compare(runs, [0], {})
+    for figure in ("where_jf", "combined_jf"):
+        assert (found["right"][figure]["mean"], found["right"][figure]["questions"]) == (100.0, (100.0, 100.0))
+        cell = found["half"][figure]
+        low, high = cell["questions"]
+        assert 0 <= low < cell["mean"] == 50.0 < high <= 100
+        assert cell["difference"]["questions"] == pytest.approx((low - 100, high - 100))
+    assert f"50.0 [{low:.1f}, {high:.1f}]" in script.markdown(found)
+
+    (tmp_path / "few.jsonl").write_text((tmp_path / "raw" / "samples.jsonl").read_text().splitlines()[-1])
+    shutil.rmtree(tmp_path / "held_out")
+    build(tmp_path / "few.jsonl", tmp_path / "raw" / "media", tmp_path / "held_out")
+    with pytest.raises(ConfigError, match=f"has no question '{samples[0].id}', which .* was asked"):
+        script.compare(runs, [0], {})
 
 
 def _events(segments: Sequence[tuple[float, float]]) -> EventSequence:

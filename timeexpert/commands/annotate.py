@@ -113,6 +113,8 @@ def _print(report: AnnotateReport) -> None:
         numbers = (cost["videos"], cost["seconds"], cost["frames"], cost["requests"], tokens)
         table.add_row(step, *(f"{number:g}" if number else "" for number in numbers))
     console.print(table)
+    if untold := sum(cost.get("without_usage", 0) for cost in report.cost.values()):
+        console.print(f"{untold:g} answers came without a count of tokens; the tokens are those of the others.")
     if report.waiting:
         console.print(f"{report.waiting} videos wait for people: timeexpert annotate ... -o {report.out} --verify")
         console.print("Then run this command again. Shards are written when no video waits any more.")

@@ -58,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="with --masks: what shapes do, of left, right, grow, shrink, rotate, dot; may be repeated (default: all)",
     )
+    parser.add_argument(
+        "--questions",
+        type=Path,
+        metavar="FILE",
+        help="with --masks: ask in the words of FILE (default: data/mask_questions)",
+    )
     for name, unit, what, default, of_actions, of_masks in LENGTHS:
         parser.add_argument(
             f"--{name}",
@@ -94,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.progress import track
 
     from timeexpert.data.clips import check_clips, mix_in_clips
+    from timeexpert.data.mask_wordings import load_mask_wordings
     from timeexpert.data.scenes import SynthConfig
     from timeexpert.data.synthetic import synthesise
 
@@ -113,6 +120,7 @@ def run(args: argparse.Namespace) -> int:
         actions=args.actions,
         masks=args.masks,
         does=tuple(args.does or ()),
+        wordings=load_mask_wordings(args.questions) if args.questions else None,
         persistent=args.persistent,
         highlight_from=args.highlight_from,
         **lengths,

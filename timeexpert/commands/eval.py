@@ -126,7 +126,7 @@ def _finish(
     tasks: Sequence[str],
     settings: dict[str, Any],
 ) -> None:
-    """Merge, score, write metrics.json and report.html, and print."""
+    """Merge, score, write metrics.json, report.html and per_question.jsonl, and print."""
     import json
 
     import torch
@@ -134,6 +134,7 @@ def _finish(
     from rich.markup import escape
 
     from timeexpert.evaluation.folder import METRICS, REPORT, write_json, writing
+    from timeexpert.evaluation.per_question import PER_QUESTION, write_per_question
     from timeexpert.evaluation.results import to_json
     from timeexpert.evaluation.runner import flat, scored_task
     from timeexpert.evaluation.tasks import meteor_for, task_named
@@ -152,6 +153,7 @@ def _finish(
     with writing(folder.path):
         write_json(folder.path / METRICS, document)
         write_evaluation_page(folder.path / REPORT, f"{args.model.name}: evaluation", document, scored, remarks)
+        files = [METRICS, REPORT, *([PER_QUESTION] if write_per_question(folder.path, scored) else [])]
     if args.json:
         print(json.dumps(figures, allow_nan=False))
         return
@@ -159,7 +161,7 @@ def _finish(
     print_tables(console, task_tables(document))
     parsed = figures["parse_rate"]
     console.print(f"questions {figures['questions']}, parse_rate {parsed:.2f}, unreadable {unread}", highlight=False)
-    console.print(f"kept in {escape(str(folder.path))}: {METRICS}, {REPORT}", highlight=False, soft_wrap=True)
+    console.print(f"kept in {escape(str(folder.path))}: {', '.join(files)}", highlight=False, soft_wrap=True)
 
 
 def _default_folder(args: argparse.Namespace, data: Path) -> Path:

@@ -73,6 +73,8 @@ def _print(report: QuestionsReport) -> None:
             print(f"  {words}: {kind} {count}")
     usage = report.usage or {}
     cost = "" if usage.get("cost") is None else f", cost {usage['cost']:.4g}"
+    if untold := usage.get("without_usage"):
+        cost = f" ({untold} answers came without a count of tokens)"
     print(
         f"requests {usage.get('requests', 0)}, from the cache {usage.get('from_cache', 0)}, failed "
         f"{usage.get('failed', 0)}, tokens {usage.get('prompt_tokens', 0)} + {usage.get('completion_tokens', 0)}{cost}"

@@ -45,7 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--durations", type=Path, metavar="FILE", help="JSON of seconds by video, for references")
     parser.add_argument("--no-intervals", action="store_true", help="no bootstrap intervals")
-    parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="write metrics.json and report.html here")
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="write metrics.json and report.html here, and per_question.jsonl for LoomBench",
+    )
     parser.add_argument(
         "--oracle", type=Path, metavar="DIR", help="run every reference case in DIR; exit 1 on a difference"
     )
@@ -87,6 +93,7 @@ def _score(args: argparse.Namespace, console: Console) -> int:
     import json
 
     from timeexpert.evaluation.folder import METRICS, REPORT, write_json, writing
+    from timeexpert.evaluation.per_question import write_per_question
     from timeexpert.evaluation.results import to_json
     from timeexpert.reports.evaluation_page import write_evaluation_page
     from timeexpert.reports.evaluation_tables import print_tables, task_tables
@@ -101,6 +108,7 @@ def _score(args: argparse.Namespace, console: Console) -> int:
         with writing(args.out):
             write_json(args.out / METRICS, document)
             write_evaluation_page(args.out / REPORT, title, document, scored, remarks)
+            write_per_question(args.out, scored)
     if args.json:
         print(json.dumps(document, allow_nan=False))
         return 0

@@ -2,7 +2,8 @@
 
 Most shapes are on screen for the whole video, so that where a shape is does not tell when it does something, and the
 other way round: "Where is the red circle while it grows?" needs both. Questions are LoomBench's three kinds (VideoLoom,
-section 3.3), told apart by ``meta.question_kind``, and one about each shape over the whole video.
+section 3.3), told apart by ``meta.question_kind``, and one about each shape over the whole video; their wordings are
+those of :mod:`.mask_wordings`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from timeexpert.data.mask_tracks import MaskTrack
 from timeexpert.data.records import Sample
 from timeexpert.tokenization import Event
 
+from .mask_wordings import default_mask_wordings
 from .scene_questions import scene_sample
 from .scenes import COLOURS, LONGEST_SHARE, MASKED_ACTIONS, SHAPES, Scene, ShapeEvent, SynthConfig
 
@@ -24,10 +26,6 @@ PLACES = ((0.27, 0.27), (0.73, 0.27), (0.27, 0.73), (0.73, 0.73))
 RADII = (0.11, 0.21)  # of the shorter side; those of shapes that neither grow nor shrink lie well inside
 MARGIN_S = 1.0  # how long a shape that comes late or leaves early is on screen around what it does, at least
 LATE_OR_EARLY = 0.25  # share of shapes
-WHEN = ("When does the {name} {verb}?", "Find the moment when the {name} {verbs}.")
-WHERE = ("Where is the {name} from {start} to {end} seconds?", "Segment the {name} between {start} s and {end} s.")
-COMBINED = ("Where is the {name} while it {verbs}?", "Segment the {name} as long as it {verbs}.")
-WHOLE = ("Segment the {name} in the video.", "Where is the {name}?")
 
 
 def make_mask_scene(config: SynthConfig, index: int) -> Scene:
@@ -78,25 +76,26 @@ def mask_questions(scene: Scene, config: SynthConfig, tracks: Sequence[MaskTrack
     The event of a segmentation is the segment asked about; its track covers the shape wherever it is on screen.
     """
     rng = np.random.default_rng(scene.seed + 2)
+    wordings = config.wordings or default_mask_wordings()
     out: list[Sample] = []
     for event, track in zip(scene.events, tracks, strict=True):
         verbs, verb = MASKED_ACTIONS[event.action]
         words = {"name": event.name, "verb": verb, "verbs": verbs, "start": event.start_s, "end": event.end_s}
         span, name = (event.start_s, event.end_s), f"the {event.name}"
         asked = [
-            ("when", WHEN, Event(*span, text=f"a {event.name} {verbs}")),
-            ("where", WHERE, Event(*span, text=name)),
-            ("combined", COMBINED, Event(*span, text=f"{name} while it {verbs}")),
-            ("", WHOLE, Event(text=name)),
+            ("when", wordings.when, Event(*span, text=f"a {event.name} {verbs}")),
+            ("where", wordings.where, Event(*span, text=name)),
+            ("combined", wordings.combined, Event(*span, text=f"{name} while it {verbs}")),
+            ("", wordings.whole, Event(text=name)),
         ]
-        for kind, wordings, answer in asked:
+        for kind, ways, answer in asked:
             task = "moment_retrieval" if kind == "when" else "referring_segmentation"
-            prompt = str(rng.choice(wordings)).format(**words)
+            prompt = str(rng.choice(ways)).format(**words)
             if kind == "when" and task not in config.tasks:
                 continue
             meta: dict[str, Any] = {"question_kind": kind} if kind else {}
             if kind == "combined":  # which is asked twice: for the segment, then for the masks
-                meta["prompts"] = {"when": WHEN[0].format(**words), "where": prompt}
+                meta["prompts"] = {"when": wordings.when[0].format(**words), "where": prompt}
             masks = () if kind == "when" else (track,)
             out.append(scene_sample(scene, len(out), task, prompt, [answer], meta, masks))
     return out

@@ -14,6 +14,8 @@ import numpy as np
 from timeexpert.data.records import TASKS
 from timeexpert.errors import UserError
 
+from .mask_wordings import MaskWordings
+
 COLOURS = {
     "red": (225, 45, 40),
     "green": (50, 185, 70),
@@ -66,7 +68,8 @@ class SynthConfig:
     (:mod:`timeexpert.data.action_scenes`); they are asked for their action segmentation, and with the task
     ``moment_retrieval`` for the moment of each action that comes once.
     ``masks``: several shapes on screen at once, most of them for the whole video, each with one thing that it does
-    (:mod:`timeexpert.data.mask_scenes`), asked for when, where, and both; ``does``: which things, by name (none: all).
+    (:mod:`timeexpert.data.mask_scenes`), asked for when, where, and both; ``does``: which things, by name (none: all);
+    ``wordings`` of these questions (none: those that come with the package).
     """
 
     videos: int = 100
@@ -78,6 +81,7 @@ class SynthConfig:
     actions: int = 0
     masks: bool = False
     does: tuple[str, ...] = ()
+    wordings: MaskWordings | None = None
     min_duration_s: float = 20.0
     max_duration_s: float = 40.0
     min_events: int = 2
@@ -153,6 +157,8 @@ class SynthConfig:
                 )
         if self.does and not self.masks:
             raise UserError(f"does ({list(self.does)}) is for videos with masks. Set masks, or leave it out.")
+        if self.wordings is not None and not self.masks:
+            raise UserError("wordings are of questions about videos with masks. Set masks, or leave them out.")
         for name in self.does:
             if name not in MASKED_ACTIONS:
                 raise UserError(f"does: {name!r} is not one of {', '.join(MASKED_ACTIONS)}.")

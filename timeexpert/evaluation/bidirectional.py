@@ -9,7 +9,7 @@ which is what reproduces the paper's Table 12. The mean of the questions' own va
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,15 +109,24 @@ def bidirectional_foreground(
         usable = is_masks(told) and told.shape == true.shape  # type: ignore[union-attr]
         found[name] = foreground_scores(true, told, span=rules.span) if usable else None  # type: ignore[arg-type]
     return foreground_table(
-        "bidirectional_foreground", found, sum(name in predictions for name in found), convention, policies(rules)
+        "bidirectional_foreground", found, [name in predictions for name in found], convention, policies(rules)
     )
 
 
 def foreground_table(
-    family: str, found: Mapping[str, Foreground | None], answered: int, convention: str, rules: Mapping[str, Any]
+    family: str,
+    found: Mapping[str, Foreground | None],
+    answered: Sequence[bool],
+    convention: str,
+    rules: Mapping[str, Any],
 ) -> Scores:
-    """:class:`Scores` of questions; ``None``: nothing that could be scored, 0 in everything."""
+    """:class:`Scores` of questions; ``None``: nothing that could be scored, 0 in everything.
+
+    ``answered``: of each question, whether it has any answer. ``per_item``: every figure of one question in percent,
+    its own bidirectional one first, and ``answered`` and ``parsed`` (0 or 1).
+    """
     rows = [value or NOTHING for value in found.values()]
+    parsed = [value is not None for value in found.values()]
     table = np.array([[1, v.j_p, v.f_p, v.j_g, v.f_g, v.bi_fore, v.j, v.f, v.tiou] for v in rows], dtype=np.float64)
     table = table.reshape(-1, len(COLUMNS))
     figures = _figures(table)
@@ -128,11 +137,15 @@ def foreground_table(
         combine=_figures,
         counts={
             "questions": len(found),
-            "answered": answered,
-            "parsed": sum(value is not None for value in found.values()),
-            "missing": len(found) - answered,
+            "answered": sum(answered),
+            "parsed": sum(parsed),
+            "missing": len(found) - sum(answered),
         },
-        per_item={name: figures[name] for name in ("jf_bi_fore", "jf", "tiou")},
+        per_item={
+            **{name: values for name, values in figures.items() if name != "jf_bi_fore_question_mean"},
+            "answered": np.array(answered, dtype=np.float64),
+            "parsed": np.array(parsed, dtype=np.float64),
+        },
         convention=convention,
         policies=rules,
     )

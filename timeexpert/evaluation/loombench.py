@@ -13,7 +13,7 @@ predicted masks over the whole video).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -88,7 +88,8 @@ def loombench(
 
     ``when``: ``r1_0.5``, ``tiou``. ``where``: ``jf``, ``j``, ``f``. ``combined``: those of
     :func:`.bidirectional_foreground`, with ``tiou`` of segments in seconds. A question without an answer, or with one
-    that lacks what its kind needs, scores 0. ``convention`` is one of the bidirectional foreground's. Raises
+    that lacks what its kind needs, scores 0. ``per_item`` has the figures of each question, in percent, and whether it
+    was ``answered`` and ``parsed`` (0 or 1). ``convention`` is one of the bidirectional foreground's. Raises
     :class:`EvaluationError` naming a question whose truth is none.
     """
     for name, question in questions.items():
@@ -117,6 +118,7 @@ def loombench_kind(
 
 def _when(asked: Mapping[str, LoomQuestion], answers: Mapping[str, LoomAnswer | None], convention: str) -> Scores:
     told = [_segment(answers.get(name)) for name in asked]
+    parsed = [segment is not None for segment in told]
     true = [question.segment_s for question in asked.values()]
     ious = [0.0 if segment is None else temporal_iou(segment, t) for segment, t in zip(told, true, strict=True)]
     table = np.array([[1.0, iou >= WHEN_THRESHOLD, iou] for iou in ious], dtype=np.float64).reshape(-1, 3)
@@ -125,8 +127,12 @@ def _when(asked: Mapping[str, LoomQuestion], answers: Mapping[str, LoomAnswer | 
         items=list(asked),
         statistics=table,
         combine=lambda sums: _means(sums, (f"r1_{WHEN_THRESHOLD}", "tiou")),
-        counts=_counts(asked, answers, sum(segment is not None for segment in told)),
-        per_item={"tiou": 100 * table[:, 2]},
+        counts=_counts(asked, answers, sum(parsed)),
+        per_item={
+            "tiou": 100 * table[:, 2],
+            f"r1_{WHEN_THRESHOLD}": 100 * table[:, 1],
+            **_states(asked, answers, parsed),
+        },
         convention=convention,
         policies={"unparsed": "miss", "missing": "miss"},
     )
@@ -134,14 +140,14 @@ def _when(asked: Mapping[str, LoomQuestion], answers: Mapping[str, LoomAnswer | 
 
 def _where(asked: Mapping[str, LoomQuestion], answers: Mapping[str, LoomAnswer | None], convention: str) -> Scores:
     table = np.zeros((len(asked), 3))
-    parsed = 0
+    parsed = []
     for row, (name, question) in zip(table, asked.items(), strict=True):
         row[0] = 1.0
         true = _true_masks(name, question)
         told = _masks(answers.get(name), true.shape)
+        parsed.append(told is not None)
         if told is None:
             continue
-        parsed += 1
         inside = _inside(question, question.segment_s)
         row[1:] = [values.mean() for values in frame_scores(true[inside], told[inside])]
     figures = _where_figures(table)
@@ -150,8 +156,8 @@ def _where(asked: Mapping[str, LoomQuestion], answers: Mapping[str, LoomAnswer |
         items=list(asked),
         statistics=table,
         combine=_where_figures,
-        counts=_counts(asked, answers, parsed),
-        per_item={"jf": figures["jf"]},
+        counts=_counts(asked, answers, sum(parsed)),
+        per_item={**figures, **_states(asked, answers, parsed)},
         convention=convention,
         policies={"unparsed": "miss", "missing": "miss", "frames": "of the given segment"},
     )
@@ -181,7 +187,7 @@ def _combined(
         scores = foreground_scores(true, np.where(kept[:, None, None], told, 0), span=rules.span)
         tiou = temporal_iou(segment, question.segment_s) if segment else 0.0
         found[name] = replace(scores, tiou=tiou)
-    answered = sum(name in answers for name in asked)
+    answered = [name in answers for name in asked]
     kept_masks = {"masks": CONTROLS.get(control or "", "inside the predicted segment"), **policies(rules)}
     family = f"loombench_combined_{control}" if control else "loombench_combined"
     return foreground_table(family, found, answered, convention, kept_masks)
@@ -275,3 +281,11 @@ def _where_figures(sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
 def _counts(asked: Mapping[str, Any], answers: Mapping[str, Any], parsed: int) -> dict[str, int]:
     answered = sum(name in answers for name in asked)
     return {"questions": len(asked), "answered": answered, "parsed": parsed, "missing": len(asked) - answered}
+
+
+def _states(
+    asked: Mapping[str, Any], answers: Mapping[str, Any], parsed: Sequence[bool]
+) -> dict[str, NDArray[np.float64]]:
+    """Of each question 0 or 1: whether it was answered, and whether the answer had what the question asks for."""
+    answered = [name in answers for name in asked]
+    return {name: np.array(flags, dtype=np.float64) for name, flags in (("answered", answered), ("parsed", parsed))}

@@ -146,8 +146,6 @@ class _Run:
 
     def all(self, samples: Path, out: Path) -> None:
         """Every shot of ``samples``, in windows."""
-        for stale in (QUESTIONS, REFUSED, REPORT):  # never beside files of another run
-            (out / stale).unlink(missing_ok=True)
         total = sum(1 for _ in self._segments(samples, count=False))
         with ExitStack() as stack:
             self.questions, self.refused = (
@@ -161,6 +159,7 @@ class _Run:
                     self._window(window, total)
                     window = []
             self._window(window, total)
+        (out / REPORT).unlink(missing_ok=True)  # never beside files of another run
         for name in (QUESTIONS, REFUSED):
             os.replace(out / f"{name}.part", out / name)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from timeexpert.data.endpoint import EndpointConfig
+from timeexpert.data.instructions import DEFAULT as DEFAULT_INSTRUCTIONS
 from timeexpert.errors import UserError
 
 
@@ -109,11 +110,13 @@ class AnnotateConfig:
     """Every step. ``verify``: only what people verified on the page goes on to actions and samples.
 
     ``endpoint`` describes the person and the actions; it needs a model that sees. ``device`` is where the models run.
+    ``instructions``: the file with the wordings of the samples' questions.
     """
 
     endpoint: EndpointConfig | None = None
     device: str = "auto"
     verify: bool = True
+    instructions: str = DEFAULT_INSTRUCTIONS
     shots: ShotsConfig = field(default_factory=ShotsConfig)
     person: PersonConfig = field(default_factory=PersonConfig)
     description: DescriptionConfig = field(default_factory=DescriptionConfig)

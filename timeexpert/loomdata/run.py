@@ -20,6 +20,7 @@ from typing import Any
 from timeexpert.config import to_tree
 from timeexpert.data.build import build
 from timeexpert.data.endpoint import Endpoint, EndpointConfig
+from timeexpert.data.instructions import load_instructions
 from timeexpert.data.lock import LOCK, locked
 from timeexpert.data.media import VIDEO_SUFFIXES
 from timeexpert.data.sample_lines import write_row
@@ -51,7 +52,7 @@ from .store import VIDEOS, VideoState, digest, open_state
 
 SHARDS, CACHE = "shards", "cache"
 SAMPLES, LEFT_OUT, COST, REPORT = "samples.jsonl", "left-out.jsonl", "cost.jsonl", "annotate.json"
-COUNTED = ("requests", "from_cache", "failed", "retries", "prompt_tokens", "completion_tokens")
+COUNTED = ("requests", "from_cache", "failed", "retries", "prompt_tokens", "completion_tokens", "without_usage")
 Progress = Callable[[int, int, str], None]
 
 
@@ -137,6 +138,7 @@ class _Run:
     def __init__(self, context: Context, endpoint: EndpointConfig, out: Path, progress: Progress) -> None:
         self.context, self.out, self.progress = context, out, progress
         self.config = context.config
+        self.instructions = load_instructions(self.config.instructions)
         self.asked = {"base_url": endpoint.base_url, "model": endpoint.model, "temperature": endpoint.temperature}
         self.report = AnnotateReport(str(out), settings=to_tree(self.config))
         self.left_out: list[dict[str, Any]] = []
@@ -246,7 +248,13 @@ class _Run:
             for state in states:
                 review = read_review(state.folder)
                 verified = review is not None and review.state_after(2) == "passed"
-                samples, missing = samples_of(state, shots_of(state), self.config.actions.fps, verified=verified)
+                samples, missing = samples_of(
+                    state,
+                    shots_of(state),
+                    self.config.actions.fps,
+                    verified=verified,
+                    instructions=self.instructions,
+                )
                 for sample in samples:
                     write_row(file, sample.to_json())
                 rows += [{"video": state.video, **row} for row in missing]

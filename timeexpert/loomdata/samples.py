@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from timeexpert.data.instructions import default_instructions
+from timeexpert.data.instructions import Instructions
 from timeexpert.data.mask_tracks import MaskTrack
 from timeexpert.data.records import Sample
 from timeexpert.tokenization import Event, EventSequence
@@ -19,13 +19,13 @@ SOURCE = "loomdata"
 
 
 def samples_of(
-    state: VideoState, shots: Sequence[Shot], fps: float, *, verified: bool
+    state: VideoState, shots: Sequence[Shot], fps: float, *, verified: bool, instructions: Instructions
 ) -> tuple[list[Sample], list[dict[str, Any]]]:
     """The samples of a video in order of time, and rows about what gave none.
 
     Grounding (``moment_retrieval``): when does this action happen? Segmentation (``referring_segmentation``): the
     person while the action lasts; its track holds the masks from the action's start to its end. ``fps`` is that of the
-    frame ids.
+    frame ids; ``instructions`` word the questions.
     """
     found, filled = state.result("actions"), state.result("fill")
     removed = set(filled["tracklets"]) - set(found["tracklets"])
@@ -50,12 +50,15 @@ def samples_of(
                     reason = f"the person has no mask from {start_s:.2f} to {end_s:.2f} s; the grounding form is kept."
                     left_out.append({"step": "samples", "kind": "no mask in a range", "reason": reason, **where})
                     continue
-                samples.append(_sample(state, task, start_s, end_s, said["text"], duration_s, masks, meta))
+                samples.append(
+                    _sample(state, instructions, task, start_s, end_s, said["text"], duration_s, masks, meta)
+                )
     return samples, left_out
 
 
 def _sample(
     state: VideoState,
+    instructions: Instructions,
     task: str,
     start_s: float,
     end_s: float,
@@ -70,7 +73,7 @@ def _sample(
         id=name,
         video=state.video,
         task=task,
-        prompt=default_instructions().question(task, name, text.rstrip(".") or text),
+        prompt=instructions.question(task, name, text.rstrip(".") or text),
         events=EventSequence((Event(start_s, end_s, (), text),)),
         duration_s=duration_s,
         source=SOURCE,

@@ -1,6 +1,8 @@
 """The endpoint client against a real local server: cached, retried, bounded, and the key goes nowhere else."""
 
 import json
+from dataclasses import MISSING, fields
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +23,15 @@ def echo(number, request):
 
 def config_for(chat, **fields):
     return EndpointConfig(**{"base_url": chat.base_url, "model": "tiny", "backoff_s": 0, "retries": 2} | fields)
+
+
+def test_the_docs_have_every_setting_with_its_default():
+    page = Path(__file__).resolve().parents[3] / "docs" / "filters.md"
+    rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    for field in fields(EndpointConfig):
+        (row,) = (row for row in rows if f"`{field.name}`" in row.split("|")[1])
+        default = "needed" if field.default is MISSING else "none" if field.default is None else f"{field.default:g}"
+        assert row.split("|")[2].strip() == default, field.name
 
 
 def test_answers_come_in_order_with_tokens_and_cost(tmp_path):

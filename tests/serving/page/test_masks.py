@@ -114,18 +114,56 @@ def test_without_masks_nothing_of_them_is_on_the_page(tab: Tab, script: Script, 
     assert tab.js("document.querySelector('#masks').hidden") is True
 
 
-def test_another_answer_has_its_own_masks_and_none_are_stored(tab: Tab, masked: Script, clip: Path) -> None:
+def test_another_answer_has_its_own_masks_and_they_outlive_a_reload(tab: Tab, masked: Script, clip: Path) -> None:
     masked.answers["plain"] = answer(event(1, 2, "nothing to show"))
     asked(tab, clip, PROMPT, "plain")
     assert tab.js("document.querySelector('#mask-bar').hidden")
     tab.click(".row-name")
     tab.until("!document.querySelector('#mask-bar').hidden")
-    assert "tracks" not in tab.js("localStorage['timeexpert.history']")
     tab.call("Page.reload")
     tab.until("document.querySelectorAll('#history-list button').length === 2")
     tab.click("#history-list button", 1)
     tab.until("document.querySelector('#player').readyState > 0")
+    assert not tab.js("document.querySelector('#mask-bar').hidden")
+    at(tab, 3)
+    assert pixel(tab, 0.25, 0.5)[:3] == pytest.approx(BLUE, abs=2) and pixel(tab, 0.75, 0.5) == [0, 0, 0, 0]
+    assert len(masked.asked) == 2  # nothing was asked again
+
+
+def test_the_newest_masks_are_stored_and_an_older_answer_says_that_its_own_are_gone(
+    tab: Tab, masked: Script, clip: Path
+) -> None:
+    asked(tab, clip)
+    entry = "const {tracks, ...answer} = entry.answer; return {...entry, answer: {...answer, tracks: long}}"
+    more = f"""import('/page/history.js').then((h) => {{
+        const [entry] = h.readHistory();
+        const long = [{{...entry.answer.tracks[0], rles: ["x".repeat(900_000), null, null]}}];
+        const big = (() => {{ {entry} }})();
+        h.writeHistory([{{...big, id: "a"}}, {{...big, id: "b"}}, entry, {{...big, id: "c"}}]);
+        return h.readHistory().map((row) => [Boolean(row.answer.tracks), row.masksForgotten ?? false]) }})"""
+    assert tab.js(more) == [[True, False], [True, False], [True, False], [False, True]]
+    tab.call("Page.reload")
+    tab.until("document.querySelectorAll('#history-list button').length === 4")
+    tab.click("#history-list button", 3)
+    tab.until("document.querySelector('#player').readyState > 0")
     assert tab.js("document.querySelector('#mask-bar').hidden")
+    assert "The masks of this answer are no longer stored. Ask again to see them." in tab.text("#notes")
+    tab.click("#history-list button", 2)
+    assert tab.text("#notes") == "" and not tab.js("document.querySelector('#mask-bar').hidden")
+
+
+def test_a_storage_that_is_full_keeps_the_answers_without_masks(tab: Tab, masked: Script, clip: Path) -> None:
+    asked(tab, clip)
+    full = """import('/page/history.js').then((h) => {
+        const rows = h.readHistory(), set = Storage.prototype.setItem;
+        Storage.prototype.setItem = function (name, text) {
+            if (text.includes("rles")) throw new DOMException("full", "QuotaExceededError");
+            set.call(this, name, text);
+        };
+        const kept = h.writeHistory(rows);
+        Storage.prototype.setItem = set;
+        return [kept[0].answer.tracks.length, h.readHistory().map((row) => row.masksForgotten)] })"""
+    assert tab.js(full) == [2, [True]]
 
 
 def test_a_mask_that_does_not_decode_is_said(tab: Tab, masked: Script, clip: Path) -> None:

@@ -1,31 +1,26 @@
-"""Answers in VideoLoom's words, written and read: times as frame ids, an object as [SEG] (FACTS D3).
+"""Answers in VideoLoom's words, written and read: times as frame ids, an object as [SEG].
 
-- moment retrieval: ``The given query happens from 3 to 7.``; several moments are joined by ``and from``, which the
-  paper does not show;
-- dense captioning, action segmentation: ``From 3 to 7, a dog runs.`` for each event, behind one another;
-- highlight detection: ``There are 2 highlight moments in 3, 4. Their saliency scores are 1.3, 1.7.``;
-- referring segmentation: ``It is [SEG].``, with several objects ``They are [SEG], [SEG].``, or the event's own text
-  where that has one [SEG] for each object;
-- general: the text of the answer.
+The wordings are :class:`.answer_forms.AnswerForms`. An answer to a referring segmentation is the event's own text where
+that has one [SEG] for each object; a general answer is its text. Two moments of one frame are one highlight.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from timeexpert.tokenization import Event, EventSequence
 from timeexpert.tokenization.answer_lines import AnswerError
 
+from .answer_forms import SEG, AnswerForms
 from .frame_ids import FrameIds
 
-SEG = "[SEG]"
-_SPAN = re.compile(r"\bfrom\s+(-?\d+)\s+to\s+(-?\d+)\b", re.IGNORECASE | re.ASCII)
-_HIGHLIGHTS = re.compile(r"highlight moments? in ([-\d, ]+)\.\s*Their saliency scores are ([-\d., ]+)", re.ASCII)
 LINE_TASKS = ("dense_captioning", "action_segmentation")
+PAPER = AnswerForms()
 
 
-def write_answer(task: str, events: Iterable[Event], ids: FrameIds, objects: int = 0) -> str:
+def write_answer(
+    task: str, events: Iterable[Event], ids: FrameIds, objects: int = 0, forms: AnswerForms = PAPER
+) -> str:
     """The text that answers a question of ``task``; ``objects``: how many objects have masks.
 
     Raises :class:`AnswerError` for a task without such a form, and for an event or a number of objects that does not
@@ -35,28 +30,28 @@ def write_answer(task: str, events: Iterable[Event], ids: FrameIds, objects: int
     if not events:
         raise AnswerError(f"task {task}: there are no events to write; an answer has one or more.")
     if task == "referring_segmentation":
-        return _shown(events, objects)
+        return _shown(events, objects, forms)
     if task == "general":
         return " ".join(_plain(event.text) for event in events)
     if task in LINE_TASKS:
-        return " ".join(f"From {_span(task, i, e, ids)}, {_words(task, i, e)}." for i, e in enumerate(events))
+        return " ".join(forms.write_event(*_span(task, i, e, ids), _words(task, i, e)) for i, e in enumerate(events))
     if task == "moment_retrieval":
-        spans = " and from ".join(_span(task, i, event, ids) for i, event in enumerate(events))
-        return f"The given query happens from {spans}."
+        return forms.write_moments([_span(task, i, event, ids) for i, event in enumerate(events)])
     if task == "highlight_detection":
-        scores: dict[int, float] = {}  # two moments of one frame are one, with the higher score
+        scores: dict[int, float] = {}  # of two moments in one frame the higher one
         for i, event in enumerate(events):
             if event.start_s is None or not event.scores:
                 raise AnswerError(f"task {task}: events[{i}] needs a time and a score; it has {event.to_json()}.")
             frame_id = ids.at(event.start_s)
             scores[frame_id] = max(event.scores[0], scores.get(frame_id, event.scores[0]))
-        where, how = ", ".join(map(str, scores)), ", ".join(f"{score:.1f}" for score in scores.values())
-        return f"There are {len(scores)} highlight moments in {where}. Their saliency scores are {how}."
+        return forms.write_highlights(list(scores), list(scores.values()))
     known = ", ".join(("general", *LINE_TASKS, "moment_retrieval", "highlight_detection", "referring_segmentation"))
     raise AnswerError(f"task {task!r} has no answer in words with frame ids; there are {known}.")
 
 
-def read_answer(text: str, task: str | None, ids: FrameIds) -> tuple[EventSequence, list[str]]:
+def read_answer(
+    text: str, task: str | None, ids: FrameIds, forms: AnswerForms = PAPER
+) -> tuple[EventSequence, list[str]]:
     """The events of an answer to a question of ``task``, in seconds, and what of it could not be read, in words.
 
     Without a task the text decides: highlights, then spans of frames, else words without a time. A span that ends
@@ -69,31 +64,26 @@ def read_answer(text: str, task: str | None, ids: FrameIds) -> tuple[EventSequen
     if task == "referring_segmentation":
         return EventSequence((Event(text=text.strip()),)), [] if SEG in text else [f"the answer names no {SEG}"]
     if task in (None, "highlight_detection"):
-        found = _HIGHLIGHTS.search(text)
-        if found is not None:
-            return _read_highlights(found[1], found[2], ids)
+        highlights = forms.read_highlights(text)
+        if highlights is not None:
+            return _highlights(*highlights, ids)
         if task is not None:
             return EventSequence(), ["no frames with scores were read from the text"]
-    spans = list(_SPAN.finditer(text))
+    spans = forms.read(text, task)
     if not spans:
         if task is None:
             return EventSequence((Event(text=text.strip()),)), []
         return EventSequence(), ["no frames were read from the text"]
     events, problems = [], []
-    ends = [match.start() for match in spans[1:]] + [len(text)]
-    for match, end in zip(spans, ends, strict=True):
-        first, last = int(match[1]), int(match[2])
+    for first, last, said in spans:
         if not 0 <= first <= last < ids.num_frames:
             problems.append(f"from {first} to {last}: frames go from 0 to {ids.num_frames - 1}, and no end is before")
             continue
-        said = "" if task == "moment_retrieval" else _caption(text[match.end() : end])
-        events.append(Event(ids.start_s(first), ids.end_s(last), text=said))
+        events.append(Event(ids.start_s(first), ids.end_s(last), text="" if task == "moment_retrieval" else said))
     return EventSequence(tuple(events)), problems
 
 
-def _read_highlights(where: str, how: str, ids: FrameIds) -> tuple[EventSequence, list[str]]:
-    frames = [int(n) for n in re.findall(r"-?\d+", where)]
-    scores = [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", how)]
+def _highlights(frames: list[int], scores: list[float], ids: FrameIds) -> tuple[EventSequence, list[str]]:
     if len(frames) != len(scores):
         return EventSequence(), [f"{len(frames)} frames with {len(scores)} saliency scores"]
     events, problems = [], []
@@ -106,7 +96,7 @@ def _read_highlights(where: str, how: str, ids: FrameIds) -> tuple[EventSequence
     return EventSequence(tuple(events)), problems
 
 
-def _shown(events: list[Event], objects: int) -> str:
+def _shown(events: list[Event], objects: int, forms: AnswerForms) -> str:
     if objects < 1:
         raise AnswerError("task referring_segmentation: the sample has no tracks; its answer shows one object or more.")
     own = " ".join(_plain(event.text) for event in events)
@@ -114,13 +104,13 @@ def _shown(events: list[Event], objects: int) -> str:
         if own.count(SEG) != objects:
             raise AnswerError(f"events: the text has {own.count(SEG)} {SEG} for {objects} tracks; give one for each.")
         return own
-    return f"It is {SEG}." if objects == 1 else f"They are {', '.join([SEG] * objects)}."
+    return forms.write_objects(objects)
 
 
-def _span(task: str, i: int, event: Event, ids: FrameIds) -> str:
+def _span(task: str, i: int, event: Event, ids: FrameIds) -> tuple[int, int]:
     if event.start_s is None or event.end_s is None:
         raise AnswerError(f"task {task}: events[{i}] ({event.text!r:.60}) has no time; its answer needs start and end.")
-    return f"{ids.first(event.start_s)} to {ids.last(event.start_s, event.end_s)}"
+    return ids.first(event.start_s), ids.last(event.start_s, event.end_s)
 
 
 def _words(task: str, i: int, event: Event) -> str:
@@ -128,10 +118,6 @@ def _words(task: str, i: int, event: Event) -> str:
     if not words:
         raise AnswerError(f"task {task}: events[{i}] ({event.start_s} to {event.end_s} s) has no text to write.")
     return words
-
-
-def _caption(text: str) -> str:
-    return text.strip().removesuffix(" and").strip(" ,.").strip()
 
 
 def _plain(text: str) -> str:

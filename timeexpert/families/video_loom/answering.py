@@ -89,7 +89,7 @@ class LoomAnswering(Answering):
             raise UserError("frame ids cannot become seconds without the clip that was asked about.")
         text = self.writer.said(tokens)
         ids = FrameIds(len(clip.times_s), clip.duration_s, self.model.config.end_of)
-        events, reasons = read_answer(text, task, ids)
+        events, reasons = read_answer(text, task, ids, self.writer.answers)
         if self.writer.text.eos_id not in tokens:
             reasons = [*reasons, "the answer has no end of sequence"]
         return events, [Problem(0, reason) for reason in reasons], text

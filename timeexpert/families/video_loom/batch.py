@@ -11,13 +11,15 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from timeexpert.config import from_tree
 from timeexpert.data.batch import VideoBatch, join_frames
 from timeexpert.data.collate import Row, Shown, pad_rows
 from timeexpert.errors import UserError
 from timeexpert.tokenization import EventSequence
 from timeexpert.tokenization.text import TextTokenizer
 
-from .answer_text import SEG, write_answer
+from .answer_forms import SEG, AnswerForms
+from .answer_text import write_answer
 from .frame_ids import EndOf, FrameIds
 from .settings import TIMED
 from .visual import random_keyframes
@@ -62,6 +64,7 @@ class LoomWriter:
     id_text: str
     end_of: EndOf
     task_hints: bool
+    answers: AnswerForms
     image_size: int  # of the frames that InternVL sees
     sam_size: int
     _ids: dict[int, list[int]] = field(default_factory=dict, compare=False)  # what says a frame's number
@@ -71,7 +74,8 @@ class LoomWriter:
         """For a model's config."""
         names = ("visual", "max_frames", "keyframes", "fast_tokens", "slow_tokens", "id_text", "end_of", "task_hints")
         sizes = {"image_size": config.mllm_config.vision_config.image_size[0], "sam_size": config.sam_config.image_size}
-        return cls(text, **{name: getattr(config, name) for name in names}, **sizes)
+        answers = from_tree(AnswerForms, config.answers, "answers")
+        return cls(text, answers=answers, **{name: getattr(config, name) for name in names}, **sizes)
 
     @property
     def seg_id(self) -> int:
@@ -111,7 +115,8 @@ class LoomWriter:
         """As RowWriter: :func:`.answer_text.write_answer`, then the end of sequence."""
         if shown is None or not shown.duration_s:
             raise UserError("duration_s is not known, and this model answers with frame ids, which depend on it.")
-        said = write_answer(task, events, FrameIds(shown.num_frames, shown.duration_s, self.end_of), objects)
+        ids = FrameIds(shown.num_frames, shown.duration_s, self.end_of)
+        said = write_answer(task, events, ids, objects, self.answers)
         # only the answer to a question for masks has [SEG]; elsewhere these letters are text
         parts = said.split(SEG) if task == "referring_segmentation" else [said]
         out = self.text.encode(parts[0])

@@ -30,7 +30,6 @@ VISION_SHAPES = (*SHAPES, "image_size", "patch_size")
 TEXT_SHAPES = ("model_type", *SHAPES, "num_key_value_heads", "vocab_size")
 SAM_SHAPES = ("image_size", "memory_attention_hidden_size", "memory_attention_num_layers", "num_maskmem")
 SWITCHES = ("visual", "max_frames", "keyframes", "fast_pool", "pooling", "id_text", "end_of", "task_hints")
-ASKED = ("prompted_frames", "mask_loss")  # what neither weights nor tokens depend on
 OWN_SHAPES = (*SWITCHES, "multimask", "lora")
 PREFIXES = {
     "mllm.model.vision_tower.": "vision_tower",
@@ -80,6 +79,7 @@ class VideoLoomFamily(Family):
             sam_config=sam_config(settings.sam, settings.initializer_range),
             lora=to_tree(settings.lora),
             mask_loss=to_tree(settings.mask_loss),
+            answers=to_tree(settings.answers),
             multimask=settings.sam.multimask,
             grid=settings.vision.grid,
             **{name: getattr(settings, name) for name in names},

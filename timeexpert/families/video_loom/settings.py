@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 from timeexpert.config import ConfigError, at_least, divisible
 from timeexpert.families.base import ModelSettings
 
+from .answer_forms import AnswerForms
 from .frame_ids import EndOf
 
 PARTS = ("vision_tower", "projector", "llm", "embeddings", "lora", "mask_projection", "mask_decoder", "sam")
@@ -171,7 +172,7 @@ class ModelConfig(ModelSettings):
     questions about time and slow ones for the others. ``pooling``: how a fast frame's tokens become fewer: the
     ``average`` of R x R tokens, every R-th (``subsample``), or bilinear (``interpolate``). ``id_text``: what stands
     behind a fast frame's tokens. ``end_of``: see :class:`.frame_ids.FrameIds`. ``task_hints``: a question whose task is
-    known ends in a sentence that says what its answer holds.
+    known ends in a sentence that says what its answer holds. ``answers``: their wordings.
     ``prompted_frames``: which frames the state of [SEG] prompts when masks are drawn: ``keyframes``, SAM2's memory
     reaching the others; ``all``, each by itself.
     ``internvl``, ``sam2``: folders of published weights (safetensors) that a new model starts from.
@@ -199,6 +200,7 @@ class ModelConfig(ModelSettings):
     end_of: EndOf = "frame"
     task_hints: bool = True
     prompted_frames: PromptedFrames = "keyframes"
+    answers: AnswerForms = field(default_factory=AnswerForms)
     initializer_range: float = 0.02
     internvl: str | None = None
     sam2: str | None = None

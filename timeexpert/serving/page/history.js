@@ -4,7 +4,8 @@ import { isTrack } from "./masks.js";
 
 const STORED = "timeexpert.history";
 export const MAX_ENTRIES = 50;
-const MAX_CHARS = 1_000_000;
+const MAX_CHARS = 1_000_000; // without masks
+const MAX_MASK_CHARS = 2_000_000; // of all masks: browsers give a page some 5 million
 
 const isNumberOrNull = (value) => value === null || Number.isFinite(value);
 
@@ -32,13 +33,30 @@ export function readHistory() {
   }
 }
 
-/** Keep the newest that fit; returns those. Masks are not stored: one answer's could fill the storage. */
+/** An entry without its masks; it says that they are gone. */
+function bare(entry) {
+  const { tracks, ...answer } = entry.answer;
+  return tracks?.length ? { ...entry, answer, masksForgotten: true } : entry;
+}
+
+/** Keep the newest that fit; returns those. Of these the newest are stored with their masks, as far as those fit. */
 export function writeHistory(entries) {
   let kept = entries.slice(0, MAX_ENTRIES);
-  const stored = () => JSON.stringify(kept.map((entry) => ({ ...entry, answer: { ...entry.answer, tracks: undefined } })));
-  while (kept.length && stored().length > MAX_CHARS) kept = kept.slice(0, -1);
-  try {
-    localStorage.setItem(STORED, stored());
-  } catch { /* storage is full or closed: the entries last until the tab is closed */ }
+  while (kept.length && JSON.stringify(kept.map(bare)).length > MAX_CHARS) kept = kept.slice(0, -1);
+  let left = MAX_MASK_CHARS;
+  const stored = kept.map((entry) => {
+    left -= JSON.stringify(entry.answer.tracks ?? []).length;
+    return left >= 0 ? entry : bare(entry);
+  });
+  if (!store(stored)) store(kept.map(bare)); // storage is full or closed: the entries last until the tab is closed
   return kept;
+}
+
+function store(entries) {
+  try {
+    localStorage.setItem(STORED, JSON.stringify(entries));
+    return true;
+  } catch {
+    return false;
+  }
 }

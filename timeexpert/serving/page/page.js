@@ -313,7 +313,8 @@ function drawAnswer() {
   const { answer, prompt } = entry;
   byId("answer").style.setProperty("--colour", `var(--row-${colourOf(entry)})`);
   byId("asked").textContent = prompt;
-  byId("notes").replaceChildren(...notesOn(answer).map((words) => element("p", { class: "note" }, words)));
+  const forgotten = entry.masksForgotten ? ["The masks of this answer are no longer stored. Ask again to see them."] : [];
+  byId("notes").replaceChildren(...[...notesOn(answer), ...forgotten].map((words) => element("p", { class: "note" }, words)));
   byId("events").replaceChildren(...answer.events.map((event) => eventItem(event, answer.duration_s, seek)));
   if (!answer.events.length) {
     byId("stream").textContent = answer.content || "No event was found.";
