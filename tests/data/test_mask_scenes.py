@@ -77,7 +77,7 @@ def test_every_shape_is_asked_when_where_both_and_over_the_whole_video():
         assert where.events[0].times_s == both.events[0].times_s == span and whole.events[0].times_s == ()
         assert str(shape.start_s) in where.prompt and str(shape.end_s) in where.prompt
         assert not any(c.isdigit() for c in when.prompt + both.prompt + whole.prompt)
-        assert does[0] in both.prompt and both.events[0].text == f"the {shape.name} while it {does[0]}"
+        assert does[0] in both.prompt and both.events[0].text == f"{shape.name} while it {does[0]}"
     assert not any(s.task == "moment_retrieval" for s in mask_questions(scene, replace(CONFIG, tasks=()), tracks))
 
 

@@ -81,12 +81,12 @@ def mask_questions(scene: Scene, config: SynthConfig, tracks: Sequence[MaskTrack
     for event, track in zip(scene.events, tracks, strict=True):
         verbs, verb = MASKED_ACTIONS[event.action]
         words = {"name": event.name, "verb": verb, "verbs": verbs, "start": event.start_s, "end": event.end_s}
-        span, name = (event.start_s, event.end_s), f"the {event.name}"
+        span = (event.start_s, event.end_s)
         asked = [
             ("when", wordings.when, Event(*span, text=f"a {event.name} {verbs}")),
-            ("where", wordings.where, Event(*span, text=name)),
-            ("combined", wordings.combined, Event(*span, text=f"{name} while it {verbs}")),
-            ("", wordings.whole, Event(text=name)),
+            ("where", wordings.where, Event(*span, text=event.name)),
+            ("combined", wordings.combined, Event(*span, text=f"{event.name} while it {verbs}")),
+            ("", wordings.whole, Event(text=event.name)),
         ]
         for kind, ways, answer in asked:
             task = "moment_retrieval" if kind == "when" else "referring_segmentation"

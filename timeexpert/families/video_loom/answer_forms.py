@@ -21,7 +21,7 @@ _HOLDS = {  # what each form holds once, in this order
     "one_object": (),
     "objects": ("objects",),
 }
-_MAY_HOLD = {"highlights": ("count",)}
+_MAY_HOLD = {"highlights": ("count",), "one_object": ("text",)}
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _ID, _IDS, _SCORES = r"(-?\d+)", r"([-\d, ]+)", r"([-\d., ]+)"  # signs are read, so that a wrong id can be named
 
@@ -41,7 +41,7 @@ class AnswerForms:
     ``moments``: the answer of moment retrieval, ``{spans}`` being one ``span`` or several. ``event``: an event of dense
     captioning, a step of action segmentation; its ``{text}`` stands last. ``highlights``: ``{frames}`` with their
     ``{scores}``, and if wanted their ``{count}``. ``one_object``, ``objects``: of referring segmentation, with a [SEG]
-    for each object. ``{first}``, ``{last}`` and ``{frames}`` are frame ids.
+    for each object, and if wanted the ``{text}`` of the one. ``{first}``, ``{last}`` and ``{frames}`` are frame ids.
 
     Raises :class:`ConfigError` for a form that lacks a placeholder, has another one, or cannot be read back.
     """
@@ -77,9 +77,11 @@ class AnswerForms:
         told = ", ".join(f"{score:.1f}" for score in scores)
         return self.highlights.format(count=len(frames), frames=", ".join(map(str, frames)), scores=told)
 
-    def write_objects(self, count: int) -> str:
-        """The answer that shows ``count`` objects, 1 or more."""
-        return self.one_object if count == 1 else self.objects.format(objects=", ".join([SEG] * count))
+    def write_objects(self, count: int, text: str) -> str:
+        """The answer that shows ``count`` objects, 1 or more; ``text``: what the one object is called."""
+        if count == 1:
+            return self.one_object.format(text=text)
+        return self.objects.format(objects=", ".join([SEG] * count))
 
     def read(self, text: str, task: str | None) -> list[Said]:
         """The spans of an answer to ``task``, in their order; those of events, or else of moments, where it is None."""

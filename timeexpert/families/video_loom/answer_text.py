@@ -104,7 +104,7 @@ def _shown(events: list[Event], objects: int, forms: AnswerForms) -> str:
         if own.count(SEG) != objects:
             raise AnswerError(f"events: the text has {own.count(SEG)} {SEG} for {objects} tracks; give one for each.")
         return own
-    return forms.write_objects(objects)
+    return forms.write_objects(objects, own)
 
 
 def _span(task: str, i: int, event: Event, ids: FrameIds) -> tuple[int, int]:
