@@ -189,7 +189,7 @@ def test_a_server_that_is_no_use_is_named(tiny_data: Path, tmp_path: Path) -> No
     (tmp_path / "weights").rename(tmp_path / "other")
     (tmp_path / "weights").write_text("", encoding="utf-8")
     with pytest.raises(RolloutServerError, match=r"rollouts.weights \(.*\): the server's weights cannot be written"):
-        train(with_server("http://localhost:9/v1"), tmp_path / "run")
+        train(with_server("http://localhost:9/v1"), tmp_path / "again")
 
 
 def test_a_key_that_is_not_there_is_missed_before_anything_is_trained(tiny_data: Path, tmp_path: Path) -> None:
