@@ -113,7 +113,7 @@ class RolloutServer:
         try:
             return send(self.endpoint, self._key, path, json.dumps(body).encode(), read, MOST_BYTES)[0]
         except (RequestFailed, EndpointError) as error:
-            reason = str(error).removeprefix(f"{self.config.url}: ").rstrip(".")
+            reason = str(error).removeprefix(f"{self.config.url}: ").replace("base_url", "url").rstrip(".")
             raise RolloutServerError(
                 f"{self.config.url}: {path} failed: {reason}. Look at the server, then run the same command again: it "
                 "continues from the last checkpoint. It needs vLLM 0.10.2 or newer and VLLM_SERVER_DEV_MODE=1 "
