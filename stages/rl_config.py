@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
 from typing import Literal
 
@@ -123,9 +122,6 @@ class RlConfig:
             raise ConfigError(f"beta ({self.beta}) must be 0 or more.")
         if self.epsilon is not None and not 0 < self.epsilon < 1:
             raise ConfigError(f"epsilon ({self.epsilon}) must be between 0 and 1, or null.")
-        for name, number in {"temperature": self.temperature, "beta": self.beta, **self.rewards}.items():
-            if not isfinite(number):
-                raise ConfigError(f"{name} ({number}) must be a finite number.")
         for name in ("updates_per_rollout", "max_new_tokens", "max_events"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} ({getattr(self, name)}) must be 1 or more.")

@@ -258,7 +258,6 @@ def stage(**changes: Any) -> dict[str, Any]:
         ({"questions_of": {name: 3 for name in PHASE["mix"]}}, r"questions_of\.\w+ \(3\) must be 1 in an rl stage"),
         ({"batch_videos": None, "batch_tokens": 4096}, r"batch_videos \(null\) must be a number in an rl stage"),
         ({"snap": "inside"}, r"snap \('inside'\) moves the times that answers are taught; an rl stage rewards"),
-        ({"rl": {**LIMITS, "rewards": {"format": float("nan")}}}, r"format \(nan\) must be a finite number"),
         ({"rl": {**LIMITS, "rewards": {"f1": 1}}}, "rewards: 'f1' is not one of format, format_timestamps"),
         ({"rl": {**LIMITS, "rewards": {"timestamps": 1}}}, "'timestamps' reads an answer's thinking, and answers is"),
         ({"rl": {**LIMITS, "rewards": {"format": 0}}}, "rewards is empty, or all weights are 0"),
