@@ -5,11 +5,19 @@ python scripts/reward_table.py
 
 from __future__ import annotations
 
-from timeexpert.evaluation.segment_rewards import CONVENTIONS, REWARDS, answer_of_text
+from timeexpert.evaluation.segment_rewards import REWARDS, answer_of_text, reward_convention
 
 DURATION_S = 60.0
 TRUTH = [(10.0, 18.0), (34.0, 42.0)]
-TOTAL = ("format_timestamps", "segment_matching")  # MUSEG's phase 1; at most 3
+PHASE_1 = ("format_timestamps", "segment_matching")  # MUSEG's; at most 3
+COARSE = ("format", "global_matching")  # the first phase of configs/rl_tiny.yaml; at most 2
+COLUMNS = {  # rewards, and how segments are compared
+    "strict": (PHASE_1, reward_convention("strict")),
+    "compat": (PHASE_1, reward_convention("compat")),
+    "strict, iou": (PHASE_1, reward_convention("strict", overlap="iou")),
+    "strict, optimal": (PHASE_1, reward_convention("strict", local="optimal")),
+    "strict, format and global matching": (COARSE, reward_convention("strict")),
+}
 
 
 def told(segments: list[tuple[float, float]], thinking: str | None = None) -> str:
@@ -37,23 +45,25 @@ CASES: dict[str, str] = {
     "6,000 slivers of 0.01 s that cover the video": told(SLIVERS, "0.0"),
     "a wrong segment ten times": told([HONEST[0]] * 10),
     "a right segment ten times": told([TRUTH[0]] * 10),
+    "a right segment once": told(TRUTH[:1]),
+    "the right segments, last first": told(TRUTH[::-1]),
     "reversed segments": told([(end_s, start_s) for start_s, end_s in TRUTH]),
     "the honest guess, every tenth of a second listed": told(HONEST, EVERY_TENTH),
     "the whole video, every tenth of a second listed": told([(0.0, DURATION_S)], EVERY_TENTH),
 }
 
 
-def total(completion: str, convention: str) -> float:
-    """The sum of MUSEG's phase 1 for one completion."""
-    rules = CONVENTIONS[convention]
+def total(completion: str, column: str = "strict") -> float:
+    """The sum of a column's rewards for one completion."""
+    names, rules = COLUMNS[column]
     answer = answer_of_text(completion, rules)
-    return sum(REWARDS[name](answer, TRUTH, rules) for name in TOTAL)
+    return sum(REWARDS[name](answer, TRUTH, rules) for name in names)
 
 
 def table() -> str:
     """Markdown."""
-    lines = ["| answer | strict | compat |", "|---|---|---|"]
-    lines += [f"| {name} | {total(text, 'strict'):.2f} | {total(text, 'compat'):.2f} |" for name, text in CASES.items()]
+    lines = [f"| answer | {' | '.join(COLUMNS)} |", "|---" * (1 + len(COLUMNS)) + "|"]
+    lines += [f"| {name} | {' | '.join(f'{total(t, c):.2f}' for c in COLUMNS)} |" for name, t in CASES.items()]
     return "\n".join(lines)
 
 

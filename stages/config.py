@@ -140,6 +140,16 @@ class StageConfig:
         if self.rl is not None:
             own = {f"questions_of.{name}": count for name, count in self.questions_of.items()}
             self.rl.check_tasks(self.tasks, {"questions_per_video": self.questions_per_video, **own})
+            if self.batch_videos is None:
+                raise ConfigError(
+                    "batch_videos (null) must be a number in an rl stage: batch_tokens does not count the group_size "
+                    "answers of each question."
+                )
+            if self.snap != "none":
+                raise ConfigError(
+                    f"snap ({self.snap!r}) moves the times that answers are taught; an rl stage rewards the annotated "
+                    "ones. Leave it out."
+                )
             if self.calibrate_gates:
                 raise ConfigError("calibrate_gates (true) sets thresholds anew, which an rl stage leaves alone.")
 
@@ -300,6 +310,8 @@ class RunConfig:
             if stage.rl is not None:
                 stage.rl.check_family(f"stages.{stage.name}", self.model.family, self.model.answers_in_words)
                 stage.rl.check_run(f"stages.{stage.name}", stage.steps, shortest, self.train.checkpoint_every)
+                if stage.rl.rollouts is not None:
+                    stage.rl.rollouts.check_weights(f"stages.{stage.name}", self.model.pretrained)
                 if self.parallel.engine == "deepspeed":
                     raise ConfigError(
                         f"stages.{stage.name}: an rl stage needs whole weights; set parallel.engine to 'torch'."

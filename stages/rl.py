@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from timeexpert.checkpoint import whole_model
 from timeexpert.config import ConfigError
 from timeexpert.data.batch import VideoBatch
+from timeexpert.data.endpoint import key_from
 from timeexpert.data.shards import ShardDataset
 from timeexpert.model.protocol import ModelOutput, VideoLLM
 from timeexpert.parallel import OneProcess
@@ -42,8 +43,11 @@ from .rollouts import (
 PIECES = ("writing", "scoring")  # of a rollout: answers are drawn; their tokens pass policy and reference
 
 
-def check_truths(stage: StageConfig, datasets: dict[str, ShardDataset]) -> None:
-    """Raises :class:`ConfigError` for a true segment without length: no answer could match it."""
+def check_phase(stage: StageConfig, datasets: dict[str, ShardDataset]) -> None:
+    """What can be told before anything is trained. Raises :class:`ConfigError` for a true segment without length, which
+    no answer could match, and ``EndpointError`` where the server's key is not set."""
+    if stage.rl is not None and stage.rl.rollouts is not None:
+        key_from(stage.rl.rollouts.key_env)
     for name, dataset in datasets.items():
         for i in range(len(dataset.entries)):
             for sample in dataset.video(i).samples:
@@ -57,11 +61,12 @@ def check_truths(stage: StageConfig, datasets: dict[str, ShardDataset]) -> None:
 
 
 def dropouts_of(model: nn.Module) -> list[tuple[nn.Module, str, float]]:
-    """(module, attribute, share) of each dropout: torch's layers, and transformers' attention, which has none."""
+    """(module, attribute, share) of each dropout: torch's layers, and the shares that attention and recurrent layers
+    keep as numbers (transformers' decoders as ``attention_dropout``, its vision towers and torch as ``dropout``)."""
     layers = [(m, "p", m.p) for m in model.modules() if isinstance(m, nn.Dropout)]
-    name = "attention_dropout"
-    attention = [(m, name, float(vars(m)[name])) for m in model.modules() if name in vars(m)]
-    return [*layers, *attention]
+    names = ("attention_dropout", "dropout")
+    numbers = [(m, n, float(vars(m)[n])) for m in model.modules() for n in names if isinstance(vars(m).get(n), float)]
+    return [*layers, *numbers]
 
 
 class GrpoObjective:
@@ -127,13 +132,13 @@ class GrpoObjective:
         with torch.no_grad():
             gap = (logprobs - batch.sampled).abs()
             figures = {
-                "kl": terms.kl.sum() / answers,
                 "entropy": (entropy.sum(1) / tokens).sum() / answers,
                 "clipped": terms.clipped.sum() / answers,
                 "logprob_gap": (gap.sum(1) / tokens).sum() / answers,
             }
         losses = {"policy": terms.policy.sum() / answers}
         if self.reference is not None:
+            figures["kl"] = terms.kl.detach().sum() / answers
             losses["kl"] = self.settings.beta * terms.kl.sum() / answers
         return ModelOutput(torch.stack(list(losses.values())).sum(), losses, figures=figures)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from timeexpert.config import ConfigError
+from timeexpert.data.endpoint import EndpointConfig
 from timeexpert.data.records import SEGMENT_TASKS
+from timeexpert.errors import UserError
 from timeexpert.evaluation.segment_rewards import (
     NEEDS_THINKING,
     REWARDS,
@@ -39,6 +42,29 @@ class RolloutServerConfig:
         for name in ("model", "weights"):
             if not getattr(self, name).strip():
                 raise ConfigError(f"{name} is empty. Give the name and the folder that the server was started with.")
+        try:
+            _ = self.endpoint
+        except UserError as error:
+            raise ConfigError(str(error).replace("base_url", "url")) from None
+
+    @property
+    def endpoint(self) -> EndpointConfig:
+        """How it is asked. Raises ``UserError`` for an address or a number that cannot be."""
+        return EndpointConfig(
+            base_url=self.url,
+            model=self.model,
+            key_env=self.key_env,
+            timeout_s=self.timeout_s,
+            concurrency=self.concurrency,
+        )
+
+    def check_weights(self, where: str, pretrained: str | None) -> None:
+        """Raises :class:`ConfigError` where ``weights`` is the folder that the run starts from: it is written over."""
+        if pretrained is not None and Path(pretrained).resolve() == Path(self.weights).resolve():
+            raise ConfigError(
+                f"{where}.rl.rollouts.weights ({self.weights}) is model.pretrained, and would be written over by what "
+                "is trained. Copy that folder, and start the server from the copy."
+            )
 
 
 def _default_rewards() -> dict[str, float]:

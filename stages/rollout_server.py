@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from torch import Tensor
 
-from timeexpert.data.endpoint import BadReply, EndpointConfig, RequestFailed, key_from, send
+from timeexpert.data.endpoint import BadReply, EndpointError, RequestFailed, key_from, send
 from timeexpert.errors import UserError
 from timeexpert.model.decoding import Writing
 from timeexpert.predict import Predictor, Request
@@ -38,13 +38,10 @@ class RolloutServerError(UserError):
 
 
 class RolloutServer:
-    """One vLLM server. Raises :class:`RolloutServerError` and ``EndpointError`` where it is no use."""
+    """One vLLM server. Raises :class:`RolloutServerError` where it is no use, ``EndpointError`` without its key."""
 
     def __init__(self, config: RolloutServerConfig) -> None:
-        self.config = config
-        self.endpoint = EndpointConfig(
-            base_url=config.url, model=config.model, key_env=config.key_env, timeout_s=config.timeout_s
-        )
+        self.config, self.endpoint = config, config.endpoint
         self._key = key_from(config.key_env)
         self._path = urlsplit(config.url).path.rstrip("/")
 
@@ -52,11 +49,18 @@ class RolloutServer:
         """Have ``save`` write a model folder, and the server read it."""
         folder = Path(self.config.weights)
         fresh = folder / ".next"
-        fresh.mkdir(parents=True, exist_ok=True)
-        save(fresh)
-        for file in sorted(fresh.iterdir()):
-            os.replace(file, folder / file.name)
-        fresh.rmdir()
+        try:
+            fresh.mkdir(parents=True, exist_ok=True)
+            save(fresh)
+            for file in sorted(fresh.iterdir()):
+                os.replace(file, folder / file.name)
+            fresh.rmdir()
+        except OSError as error:
+            raise RolloutServerError(
+                f"rollouts.weights ({self.config.weights}): the server's weights cannot be written there: "
+                f"{error.strerror or error}. Make it a folder with room for the model that this process may write, "
+                "then run the same command again: it continues from the last checkpoint."
+            ) from None
         self._post("/collective_rpc", {"method": "reload_weights"}, lambda data: None)
         self._post("/reset_prefix_cache", {}, lambda data: None)
 
@@ -108,9 +112,10 @@ class RolloutServer:
             path = self._path.removesuffix("/v1") + path
         try:
             return send(self.endpoint, self._key, path, json.dumps(body).encode(), read, MOST_BYTES)[0]
-        except RequestFailed as error:
+        except (RequestFailed, EndpointError) as error:
+            reason = str(error).removeprefix(f"{self.config.url}: ").replace("base_url", "url").rstrip(".")
             raise RolloutServerError(
-                f"{self.config.url}: {path} failed: {error}. Look at the server, then run the same command again: it "
+                f"{self.config.url}: {path} failed: {reason}. Look at the server, then run the same command again: it "
                 "continues from the last checkpoint. It needs vLLM 0.10.2 or newer and VLLM_SERVER_DEV_MODE=1 "
                 "(docs/rl.md)."
             ) from None
@@ -133,11 +138,11 @@ def _answers(data: bytes, count: int) -> list[tuple[list[int], list[float]]]:
     """(tokens, their log-probabilities) of each choice."""
     try:
         choices = json.loads(data)["choices"]
-        found = [(c["token_ids"], [row["logprob"] for row in c["logprobs"]["content"]]) for c in choices]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        found = [(c["token_ids"], [float(row["logprob"]) for row in c["logprobs"]["content"]]) for c in choices]
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise BadReply(f"not a chat completion with token_ids and logprobs: {type(error).__name__}: {error}") from None
     for tokens, logprobs in found:
-        numbers = isinstance(tokens, list) and all(isinstance(t, int) for t in tokens)
+        numbers = isinstance(tokens, list) and all(type(t) is int for t in tokens)
         if not numbers or len(tokens) != len(logprobs) or not all(isfinite(p) for p in logprobs):
             raise BadReply("token_ids and logprobs of an answer do not go together")
     if len(found) != count:

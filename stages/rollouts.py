@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -162,14 +163,16 @@ def _read(prediction: Prediction, settings: RlConfig) -> SegmentAnswer:
     """An answer as rewards read it."""
     if settings.answers == "thinking":
         return answer_of_text(prediction.text, settings.rules)
-    return answer_of_events(prediction.events.segments_s, not prediction.problems, settings.rules)
+    segments = prediction.events.segments_s
+    whole = segments if len(segments) == len(prediction.events) else None
+    return answer_of_events(whole, not prediction.problems, settings.rules)
 
 
 def _as_told(prediction: Prediction, read: SegmentAnswer, settings: RlConfig) -> dict[str, Any]:
     """What ``rollouts.jsonl`` keeps of an answer: its events, and its text where rewards read that."""
     if settings.answers == "events":
         return {"events": prediction.events.to_json(), "parsed": not prediction.problems}
-    segments = [s for s in read.segments_s or () if 0 <= s[0] < s[1]]
+    segments = [s for s in read.segments_s or () if 0 <= s[0] < s[1] < inf]
     events = EventSequence(tuple(Event(start_s, end_s) for start_s, end_s in segments))
     return {"events": events.to_json(), "parsed": read.form == 1.0, "text": prediction.text}
 

@@ -181,16 +181,18 @@ class RunFolder:
         """Rewrite a file of JSON lines with the rows that stay; a line that is not JSON was cut by a kill."""
         if not file.is_file():
             return
-        kept = []
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if stays(row):
-                kept.append(line)
         temporary = file.with_suffix(".part")
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        with (  # line by line: rollouts of a long run are many
+            open(file, encoding="utf-8", errors="replace") as lines,
+            open(temporary, "w", encoding="utf-8") as out,
+        ):
+            for line in lines:
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError:
+                    continue
+                if stays(row):
+                    out.write(line if line.endswith("\n") else line + "\n")
         os.replace(temporary, file)
 
     def _checkpoints_of(self, stage: str) -> list[Path]:

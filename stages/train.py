@@ -40,7 +40,7 @@ from .frames import batch_bytes, check_frames, check_tower, features_of
 from .loop import StageRun, autocast
 from .memory import PeakMemory, keep_freed_memory
 from .models import build_model, model_config
-from .rl import GrpoObjective, check_truths
+from .rl import GrpoObjective, check_phase
 from .run_folder import RunError, RunFolder
 from .seeds import seed_everything, stage_seed
 from .stopping import Stopped
@@ -110,7 +110,7 @@ class Trainer:
         for stage in self.config.stages:
             check_frames(self.config, stage, self.dataset)
             if stage.rl is not None:
-                check_truths(stage, self._mix_of(stage))
+                check_phase(stage, self._mix_of(stage))
         if self.config.data.eval and any(stage.evaluate for stage in self.config.stages):
             self.held_out()  # data that cannot be scored are refused before anything is written
         self.engine.from_main(lambda: self.run.start(self.config))

@@ -56,6 +56,14 @@ def test_json_has_every_stage_and_the_assumptions(capsys: pytest.CaptureFixture[
     assert {c["kind"] for c in out["stages"][0]["collectives"]} >= {"all_gather", "all_to_all"}
 
 
+def test_a_plan_of_an_rl_stage_says_what_it_leaves_out(capsys: pytest.CaptureFixture[str]):
+    one = ("rl_tiny", "--stage", "phase1", "--nodes", "1", "--gpus-per-node", "1")
+    (note,) = as_json(capsys, *one)["notes"]
+    assert "all 8 of a question in its row, and on each GPU 1 whole float32 copies" in note
+    (note,) = as_json(capsys, *one, "stages.phase1.rl.beta=0")["notes"]
+    assert "on each GPU 0 whole float32 copies of the model (0.0 GiB)" in note
+
+
 def test_the_sweep_has_a_row_per_number_of_gpus(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COLUMNS", "80")  # no figure is cut, however narrow the terminal
     out = as_json(capsys, "aria", "--stage", "sft", "--sweep", "--max-gpus", "32")

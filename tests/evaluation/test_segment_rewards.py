@@ -68,6 +68,17 @@ def test_compat_gives_an_empty_answer_the_whole_form():
     assert reward("format", answer(), [(1, 2)], COMPAT) == 1.0
 
 
+@pytest.mark.parametrize("item", ["1-nan", "1-inf", "nan-2", "-1e999"])
+def test_numbers_that_are_not_finite_are_no_segment_and_match_nothing(item):
+    text = f"<think>{item}</think><answer>{item}</answer>"
+    assert reward("format", text, [(1, 2)]) == 0.2
+    assert reward("segment_matching", text, [(1, 2)]) == reward("segment_matching", text, [(1, 2)], COMPAT) == 0.0
+
+
+def test_compat_takes_what_float_reads_for_an_item_as_musegs_code_does():
+    assert reward("format", "<think></think><answer>1-nan</answer>", [(1, 2)], COMPAT) == 1.0
+
+
 @pytest.mark.parametrize(
     ("thinking", "named"),
     [("from 1.0 to 2.5", 1.0), ("from 1 to 2.50", 1.0), ("from 1.0", 0.0), ("1 2.5 " * 11, 0.0), ("110 2x5", 0.0)],
@@ -88,6 +99,11 @@ def test_timestamps_of_an_answer_without_thinking_are_refused():
 def test_events_that_did_not_parse_earn_nothing():
     broken = answer_of_events([(1.0, 2.0)], False, STRICT)
     assert [REWARDS[name](broken, [(1, 2)], STRICT) for name in ("format", "segment_matching")] == [0.0, 0.0]
+
+
+def test_events_of_which_one_has_no_times_are_no_segments():
+    mixed = answer_of_events(None, True, STRICT)
+    assert [REWARDS[name](mixed, [(1, 2)], STRICT) for name in ("format", "segment_matching")] == [0.2, 0.0]
 
 
 def test_global_matching_is_f1_or_iou_of_seconds():
@@ -142,12 +158,30 @@ def cheats(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return import_module("reward_table")
 
 
-def test_every_cheat_earns_less_than_an_honest_wrong_guess(cheats):
-    honest = cheats.total(cheats.told(cheats.HONEST), "strict")
+TRUE_PARTS = {"a right segment once", "the right segments, last first"}  # no cheats: of the truth, and nothing else
+
+
+@pytest.mark.parametrize(
+    ("column", "documented"),
+    [
+        ("strict", set()),
+        ("strict, iou", set()),
+        ("strict, optimal", set()),
+        # a repeated segment counts once, and the thinking not at all
+        (
+            "strict, format and global matching",
+            {"a right segment ten times", "the honest guess, every tenth of a second listed"},
+        ),
+    ],
+)
+def test_every_cheat_earns_less_than_an_honest_wrong_guess_or_is_documented(cheats, column, documented):
     right, guess, *others = cheats.CASES
-    assert cheats.total(cheats.CASES[right], "strict") == pytest.approx(3.0)
-    assert {name for name in others if cheats.total(cheats.CASES[name], "strict") >= honest} == set()
-    assert cheats.total(cheats.CASES[guess], "strict") == honest
+    earned = {name: cheats.total(text, column) for name, text in cheats.CASES.items()}
+    assert earned[right] == pytest.approx(
+        sum({"format_timestamps": 1, "segment_matching": 2}.get(n, 1) for n in cheats.COLUMNS[column][0])
+    )
+    assert {name for name in others if earned[name] >= earned[guess]} - TRUE_PARTS == documented
+    assert earned["a right segment ten times"] <= earned["a right segment once"]
 
 
 def test_the_table_of_the_docs_is_what_the_rewards_give(cheats):

@@ -34,6 +34,20 @@ def test_a_data_set_without_solutions_is_refused() -> None:
         reward_function("iou")
 
 
+@pytest.mark.parametrize(
+    "solution", [[[2.0, 2.0]], [[5, 1]], [["a", 1]], [[1, 2, 3]], [1, 2], [], None, [[0, float("inf")]]]
+)
+def test_a_solution_that_no_answer_can_match_is_refused(solution: object) -> None:
+    with pytest.raises(
+        ConfigError, match=r"solution \(.*\) must be a list of \[start, end\] in seconds.*convert museg"
+    ):
+        reward_function("format")([TEXT], solution=[solution])  # type: ignore[list-item]
+
+
+def test_compat_takes_segments_without_length_as_musegs_code_does() -> None:
+    assert reward_function("format", "compat")([TEXT], solution=[[[2.0, 2.0]]]) == [1.0]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("trl") is None, reason="needs TRL: pip install -e '.[rl]'")
 def test_trls_trainer_trains_a_random_qwen2_5_vl_on_our_rewards(tmp_path: Path) -> None:

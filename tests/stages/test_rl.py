@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -16,6 +17,8 @@ from tests.ranks import run_ranks, train_ranks
 from tests.tiny import STAGE, command, config_tree, rows, run_config, train, write_config
 from timeexpert.config import ConfigError, from_tree
 from timeexpert.evaluation.segment_rewards import CONVENTIONS, REWARDS, answer_of_events
+from timeexpert.stages.rl import GrpoObjective
+from timeexpert.stages.stopping import Stopped
 from timeexpert.tokenization import EventSequence
 
 PHASE: dict[str, Any] = {
@@ -218,6 +221,29 @@ def _kill_when_there(config: Path, run: Path, there: Path, where: str, number: i
         process.wait()
 
 
+@pytest.mark.slow
+def test_a_signal_between_two_updates_waits_for_the_last_so_that_the_run_goes_on_exactly(
+    tiny_data: Path, tiny_run: Path, rl_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = from_sft(tiny_run)
+    changes["train"] = {**changes["train"], "checkpoint_every": 8}  # none is due: only the signal asks for one
+    loss, stages = GrpoObjective.loss, []
+
+    def signalled(self: GrpoObjective, *args: Any) -> Any:
+        stages.append(self.stage)
+        if stages.count("phase2") == 3:  # the first of two updates on the same answers
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(self, *args)
+
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        patched.setattr(GrpoObjective, "loss", signalled)
+        train(run_config(tiny_data, **changes), tmp_path)
+    assert [folder.name for folder in (tmp_path / "checkpoints").glob("phase2-*")] == ["phase2-0000004"]
+    train(run_config(tiny_data, **changes), tmp_path)
+    assert figures(tmp_path) == figures(rl_run)
+    assert rows(tmp_path / "rollouts.jsonl") == rows(rl_run / "rollouts.jsonl")
+
+
 def stage(**changes: Any) -> dict[str, Any]:
     return {**PHASE, "name": "rl", "steps": 4, "rl": LIMITS, **changes}
 
@@ -230,6 +256,8 @@ def stage(**changes: Any) -> dict[str, Any]:
         ({"tasks": ["general"]}, "tasks: general cannot be rewarded: their answers are no segments. Set tasks to some"),
         ({"questions_per_video": 2}, r"questions_per_video \(2\) must be 1 in an rl stage"),
         ({"questions_of": {name: 3 for name in PHASE["mix"]}}, r"questions_of\.\w+ \(3\) must be 1 in an rl stage"),
+        ({"batch_videos": None, "batch_tokens": 4096}, r"batch_videos \(null\) must be a number in an rl stage"),
+        ({"snap": "inside"}, r"snap \('inside'\) moves the times that answers are taught; an rl stage rewards"),
         ({"rl": {**LIMITS, "rewards": {"f1": 1}}}, "rewards: 'f1' is not one of format, format_timestamps"),
         ({"rl": {**LIMITS, "rewards": {"timestamps": 1}}}, "'timestamps' reads an answer's thinking, and answers is"),
         ({"rl": {**LIMITS, "rewards": {"format": 0}}}, "rewards is empty, or all weights are 0"),

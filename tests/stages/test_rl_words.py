@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import threading
 from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,16 +15,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
+from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from tests.data.chat_server import ChatServer, Reply, serving
 from tests.families.conftest import TINY, make, settings, words
 from tests.tiny import STAGE, config_tree, rows, run_config, train
 from timeexpert.config import ConfigError
-from timeexpert.data.endpoint import EndpointError
+from timeexpert.data.endpoint import BadReply, EndpointError
 from timeexpert.parallel import OneProcess
 from timeexpert.predict import load_model
 from timeexpert.stages.rl import GrpoObjective, dropouts_of
-from timeexpert.stages.rollout_server import RolloutServerError
+from timeexpert.stages.rl_config import RolloutServerConfig
+from timeexpert.stages.rollout_server import RolloutServer, RolloutServerError, _answers
 from timeexpert.tokenization.text import SentencePieceText, load_text
 
 __all__ = ["words"]  # a fixture
@@ -86,6 +89,22 @@ def test_dropout_is_off_in_a_phase_and_on_again_behind_it(words: SentencePieceTe
     assert {share for _, _, share in dropouts_of(model)} == {0.0}
     aim.close()
     assert [share for _, _, share in dropouts_of(model)] == shares
+
+
+def test_shares_that_attention_and_recurrent_layers_keep_as_numbers_are_dropouts_too() -> None:
+    vision = SiglipVisionConfig(
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        image_size=4,
+        patch_size=4,
+        attention_dropout=0.25,
+        vision_use_head=False,
+    )
+    layers = [SiglipVisionModel(vision), nn.LSTM(2, 2, 2, dropout=0.5), nn.MultiheadAttention(2, 1, dropout=0.75)]
+    found = {share for _, _, share in dropouts_of(nn.ModuleList(layers))}
+    assert {0.25, 0.5, 0.75} <= found
 
 
 def letters(text: Any, words: str) -> list[int]:
@@ -163,8 +182,75 @@ def test_a_server_that_is_no_use_is_named(tiny_data: Path, tmp_path: Path) -> No
             train(with_server(server.base_url), tmp_path / "strange")
     not_found = (404, {}, b"no such path")
     with serving(lambda number, request: not_found) as server:
-        with pytest.raises(EndpointError, match=re.escape("HTTP 404: no such path")):
+        with pytest.raises(
+            RolloutServerError, match="/collective_rpc failed: HTTP 404: no such path.*VLLM_SERVER_DEV_"
+        ):
             train(with_server(server.base_url), tmp_path / "run")
+    (tmp_path / "weights").rename(tmp_path / "other")
+    (tmp_path / "weights").write_text("", encoding="utf-8")
+    with pytest.raises(RolloutServerError, match=r"rollouts.weights \(.*\): the server's weights cannot be written"):
+        train(with_server("http://localhost:9/v1"), tmp_path / "again")
+
+
+def test_a_key_that_is_not_there_is_missed_before_anything_is_trained(tiny_data: Path, tmp_path: Path) -> None:
+    where = {"url": "http://localhost:9/v1", "model": "tiny", "weights": "w", "key_env": "NO_SUCH_KEY_OF_A_SERVER"}
+    config = run_config(tiny_data, **changes(tiny_data, {**PHASE, "rl": {**RL, "rollouts": where}}))
+    with pytest.raises(EndpointError, match=r"key_env \('NO_SUCH_KEY_OF_A_SERVER'\): this environment variable is not"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "models").exists()
+
+
+ONE = {"token_ids": [5], "logprobs": {"content": [{"logprob": -1.0}]}}
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b'{"choices": null}',
+        b'{"choices": {"a": 1}}',
+        json.dumps({"choices": []}).encode(),
+        json.dumps({"choices": [ONE, ONE]}).encode(),
+        *(
+            json.dumps({"choices": [{**ONE, **other}]}).encode()
+            for other in (
+                {"token_ids": None},
+                {"token_ids": "5"},
+                {"token_ids": [True]},
+                {"token_ids": [5.0]},
+                {"token_ids": [5, 6]},
+                {"logprobs": None},
+                {"logprobs": {"content": [{"logprob": None}]}},
+                {"logprobs": {"content": [{"logprob": "x"}]}},
+                {"logprobs": {"content": [{"logprob": float("-inf")}]}},
+                {"logprobs": {"content": [{"logprob": -(10**400)}]}},
+            )
+        ),
+    ],
+)
+def test_a_reply_that_makes_no_sense_is_a_bad_reply(reply: bytes) -> None:
+    assert _answers(json.dumps({"choices": [ONE]}).encode(), 1) == [([5], [-1.0])]
+    with pytest.raises(BadReply):
+        _answers(reply, 1)
+
+
+def test_a_server_that_keeps_silent_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("timeexpert.data.endpoint.time.sleep", lambda seconds: None)
+    silence = threading.Event()
+
+    def wait(number: int, request: dict[str, Any]) -> Reply:
+        silence.wait(60)
+        return 200, {}, b""
+
+    with serving(wait) as server:
+        config = RolloutServerConfig(url=server.base_url, model="m", weights=str(tmp_path), timeout_s=0.05)
+        try:
+            with pytest.raises(RolloutServerError, match=r"/collective_rpc failed: TimeoutError: .*\(tried 5 times\)"):
+                RolloutServer(config).renew_weights(lambda folder: None)
+        finally:
+            silence.set()
 
 
 @pytest.mark.parametrize(
@@ -174,6 +260,26 @@ def test_a_server_that_is_no_use_is_named(tiny_data: Path, tmp_path: Path) -> No
             {},
             {**RL, "rollouts": {"url": "http://x:1", "model": "m", "weights": "w"}},
             r"url \('http://x:1'\) must end in",
+        ),
+        (
+            {},
+            {**RL, "rollouts": {"url": "ftp://x/v1", "model": "m", "weights": "w"}},
+            r"stages\[1\].rl.rollouts: url \('ftp://x/v1'\) must be http",
+        ),
+        (
+            {},
+            {**RL, "rollouts": {"url": "http://x/v1", "model": "m", "weights": "w", "concurrency": 0}},
+            r"concurrency \(0\) must be between 1 and",
+        ),
+        (
+            {},
+            {**RL, "rollouts": {"url": "http://x/v1", "model": "m", "weights": "w", "timeout_s": 0}},
+            r"timeout_s \(0.0\) must be above 0",
+        ),
+        (
+            {"pretrained": "some/folder"},
+            {**RL, "rollouts": {"url": "http://x/v1", "model": "m", "weights": "some/../some/folder/"}},
+            r"stages.phase1.rl.rollouts.weights \(some/../some/folder/\) is model.pretrained, and would be",
         ),
         ({}, {**RL, "answers": "events"}, "'format_timestamps' reads an answer's thinking, and answers is 'events'"),
         (
@@ -193,6 +299,7 @@ def test_what_a_family_or_a_server_cannot_do_is_refused(
 ) -> None:
     own = {"max_new_tokens": 40, **rl}
     tree = changes(tmp_path, {**PHASE, "rl": own})
+    tree["model"] = {**MODEL, **(model or {})}
     if model is None:
         stage = {**PHASE, "trains": None, "rl": own}
         tree = {"stages": [stage]}

@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from timeexpert.config import load
     from timeexpert.paths import config_path
     from timeexpert.planner import PlanError
+    from timeexpert.planner.plan import uncounted
     from timeexpert.planner.report import advice, print_plan, print_sweep, sweep_rows
     from timeexpert.planner.search import sweep
     from timeexpert.planner.sizes import vocabulary
@@ -82,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
     vocab_size, note = vocabulary(config, args.vocab_size)
     notes = [note] if note else []
     models = _models(args, config, vocab_size)
+    notes += [left_out for model in models if (left_out := uncounted(model, cluster.world))]
     out: dict[str, Any] = {"config": config.name, "cluster": asdict(cluster), "notes": notes}
     if args.sweep:
         tables = {model.stage.name: sweep(model, cluster, args.max_gpus) for model in models}

@@ -7,7 +7,8 @@ default, closes ways to earn without knowing (docs/rl.md has the table):
 
 - the true segments are merged before they are measured, so that no answer earns more than 1;
 - an answer without segments has no form: 0.2 instead of 1;
-- an item of the answer is two numbers, the first below the second, not two or more of which the first two count;
+- an item of the answer is two finite numbers, the first below the second, not two or more of which the first two
+  count;
 - times are compared as numbers, not as regular expressions, and a thinking that lists more than ten numbers for each
   boundary of the answer has named none of them.
 """
@@ -15,6 +16,7 @@ default, closes ways to earn without knowing (docs/rl.md has the table):
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -87,11 +89,12 @@ def answer_of_text(text: str, convention: RewardConvention) -> SegmentAnswer:
     return SegmentAnswer(_form(segments, convention), segments, whole[1])
 
 
-def answer_of_events(segments_s: Sequence[Segment], parsed: bool, convention: RewardConvention) -> SegmentAnswer:
-    """The answer of a family that writes events. ``parsed``: whether all of the answer could be read."""
+def answer_of_events(segments_s: Sequence[Segment] | None, parsed: bool, convention: RewardConvention) -> SegmentAnswer:
+    """The answer of a family that writes events. ``parsed``: whether all of the answer could be read; ``segments_s`` is
+    None where an event has no times, so that it is no segment."""
     if not parsed:
         return SegmentAnswer(0.0, None)
-    return SegmentAnswer(_form(segments_s, convention), tuple(segments_s))
+    return SegmentAnswer(_form(segments_s, convention), None if segments_s is None else tuple(segments_s))
 
 
 def _form(segments_s: Sequence[Segment] | None, convention: RewardConvention) -> float:
@@ -110,7 +113,7 @@ def _items(text: str, convention: RewardConvention) -> tuple[Segment, ...] | Non
             start_s, end_s = float(parts[0]), float(parts[1])
         except (ValueError, IndexError):
             return None
-        if not (isfinite(start_s) and isfinite(end_s)):
+        if convention.exact_items and not (isfinite(start_s) and isfinite(end_s)):
             return None
         found.append((start_s, end_s))
     return tuple(found)
@@ -141,17 +144,17 @@ def names_times(answer: SegmentAnswer, convention: RewardConvention) -> bool:
     if not convention.exact_times:
         found = [len(re.findall(str(time_s), answer.thinking)) for time_s in boundaries]
         return all(1 <= count <= MOST_MENTIONS for count in found)
-    named = [float(number) for number in _NUMBER.findall(answer.thinking)]
-    if len(named) > MOST_MENTIONS * len(boundaries):
+    named = Counter(float(number) for number in _NUMBER.findall(answer.thinking))
+    if named.total() > MOST_MENTIONS * len(boundaries):
         return not boundaries
-    return all(1 <= named.count(time_s) <= MOST_MENTIONS for time_s in boundaries)
+    return all(1 <= named[time_s] <= MOST_MENTIONS for time_s in boundaries)
 
 
 def global_matching(answer: SegmentAnswer, truth: Sequence[Segment], convention: RewardConvention) -> float:
     """How much of the true time is told and how much of the told time is true, in [0, 1].
 
     F1 of the two shares of seconds, or intersection over union. Told segments that touch or overlap count once; one
-    segment that is not ``0 <= start < end`` voids the answer.
+    segment that is not ``0 <= start < end < infinity`` voids the answer.
     """
     told = _valid(answer)
     if told is None:
@@ -226,7 +229,7 @@ def _valid(answer: SegmentAnswer, *, may_be_empty: bool = False) -> NDArray[np.f
     if answer.segments_s is None or not (answer.segments_s or may_be_empty):
         return None
     told = np.array(answer.segments_s, dtype=np.float64).reshape(-1, 2)
-    return told if bool(((told[:, 0] >= 0) & (told[:, 0] < told[:, 1])).all()) else None
+    return told if bool(((told[:, 0] >= 0) & (told[:, 0] < told[:, 1]) & np.isfinite(told[:, 1])).all()) else None
 
 
 def _intersections(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -85,6 +85,20 @@ def stage_model(
     )
 
 
+def uncounted(model: StageModel, ranks: int) -> str | None:
+    """What a plan leaves out of an rl stage (docs/rl.md); None for other stages."""
+    settings = model.stage.rl
+    if settings is None:
+        return None
+    copies = (settings.beta > 0) + (ranks > 1)  # the reference, and what draws answers where the model is sharded
+    size_gib = copies * MASTER * model.sizes.total.weights / GIB
+    return (
+        f"stage {model.stage.name} is planned as training on one written answer per question. Not counted: drawing "
+        f"answers, all {settings.group_size} of a question in its row, and on each GPU {copies} whole float32 copies "
+        f"of the model ({size_gib:.1f} GiB)."
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """One stage on one cluster. ``moments``: memory per GPU over a step with the longest rows. ``work``: of one

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ CURVES = (
     ("kl", "KL to the reference"),
     ("entropy", "entropy of a token, nats"),
     ("answer_tokens", "tokens of an answer"),
+    ("parse_rate", "answers that parse, %"),
     ("zero_variance", "groups whose rewards are all equal, %"),
 )
 CSS = EVENT_CSS + (
@@ -40,29 +43,59 @@ def write_rollouts_page(run: Path) -> Path | None:
     file = run / "rollouts.jsonl"
     if not file.is_file() or not file.stat().st_size:
         return None
-    told = _rows(file)
+    told = _shown(file)
     steps = [row for row in _rows(run / "metrics.jsonl") if row.get("kind") == "train" and "reward" in row]
     path = run / "rollouts.html"
     write_page(path, page(f"Rollouts of {run.name}", _body(run.name, told, steps), css=CSS))
     return path
 
 
-def _rows(file: Path) -> list[dict[str, Any]]:
+@dataclass
+class _Stage:
+    """Numbers of questions and answers of a stage, and the rows that are shown."""
+
+    questions: int = 0
+    answers: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    """One after the other: rollouts of a long run are many."""
     try:
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
+        with open(file, encoding="utf-8") as lines:
+            for line in lines:
+                yield json.loads(line)
     except (OSError, ValueError) as error:
         raise ReportError(f"{file}: not JSON lines ({error}). Continue the run, which repairs it.") from None
 
 
-def _body(name: str, told: Sequence[dict[str, Any]], steps: Sequence[dict[str, Any]]) -> Iterator[str]:
+def _shown(file: Path) -> dict[str, _Stage]:
+    """By stage, questions spread evenly over its rows; the file is read twice."""
+    stages: dict[str, _Stage] = {}
+    for row in _rows(file):
+        stage = stages.setdefault(row["stage"], _Stage())
+        stage.questions += 1
+        stage.answers += len(row["answers"])
+    picked = {}
+    for name, stage in stages.items():
+        count = min(QUESTIONS, stage.questions)
+        picked[name] = {round(i * (stage.questions - 1) / max(1, count - 1)) for i in range(count)}
+    passed = Counter[str]()
+    for row in _rows(file):
+        name = row["stage"]
+        if passed[name] in picked[name]:
+            stages[name].rows.append(row)
+        passed[name] += 1
+    return stages
+
+
+def _body(name: str, told: dict[str, _Stage], steps: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield f"<h1>Rollouts of {escape(name)}</h1>"
     yield '<p class="muted">What the model answered while it was trained on rewards (docs/rl.md).</p>'
-    for stage in dict.fromkeys(row["stage"] for row in told):
-        own = [row for row in told if row["stage"] == stage]
+    for stage, own in told.items():
         rows = [row for row in steps if row["stage"] == stage]
         yield f"<h2>{escape(stage)}</h2>"
-        answers = [answer for row in own for answer in row["answers"]]
-        figures = {"questions": str(len(own)), "answers": str(len(answers))}
+        figures = {"questions": str(own.questions), "answers": str(own.answers)}
         if rows:
             figures |= {"reward, first step": f"{rows[0]['reward']:.3f}", "last step": f"{rows[-1]['reward']:.3f}"}
         yield cards(figures)
@@ -70,13 +103,13 @@ def _body(name: str, told: Sequence[dict[str, Any]], steps: Sequence[dict[str, A
             yield '<div class="charts">'
             for key, title in CURVES:
                 points = [(row["global_step"], row[key]) for row in rows if row.get(key) is not None]
-                yield line_chart(title, {key: points})
+                if points:  # without a reference there is no KL
+                    yield line_chart(title, {key: points})
             yield "</div>"
             yield _rewards(rows)
-        count = min(QUESTIONS, len(own))
-        yield f"<h3>{count} of {len(own)} questions</h3>"
-        for i in range(count):
-            yield from _question(own[round(i * (len(own) - 1) / max(1, count - 1))])
+        yield f"<h3>{len(own.rows)} of {own.questions} questions</h3>"
+        for row in own.rows:
+            yield from _question(row)
 
 
 def _rewards(rows: Sequence[dict[str, Any]]) -> str:
