@@ -26,6 +26,7 @@ class TimeExpertFamily(Family):
 
     config_class = TimeExpertConfig
     model_class = TimeExpert
+    prefixes = {prefix: part for part, prefixes in PREFIXES.items() for prefix in prefixes}
 
     def config(self, settings: ModelConfig, text: TextTokenizer, attention: str) -> TimeExpertConfig:
         """As :class:`Family`."""
@@ -65,10 +66,6 @@ class TimeExpertFamily(Family):
         yield from differences("decoder.", TEXT_SHAPES, found.text_config, wanted.text_config)
         yield from differences("moe.", MOE_SHAPES, found.moe_config, wanted.moe_config)
         yield from differences("", OWN_SHAPES, found, wanted)
-
-    def part_of(self, name: str) -> str:
-        """As :class:`Family`."""
-        return next((part for part, prefixes in PREFIXES.items() if name.startswith(prefixes)), "")
 
     def is_matrix(self, name: str) -> bool:
         """Attention and shared experts of the decoder."""
