@@ -14,6 +14,7 @@ from timeexpert.errors import did_you_mean
 if TYPE_CHECKING:  # a run's config is read without them
     from timeexpert.data.collate import RowWriter
     from timeexpert.model.answering import Answering
+    from timeexpert.model.tower import Tower
     from timeexpert.tokenization.text import TextTokenizer
 
 
@@ -99,6 +100,7 @@ class Family(ABC):
     :class:`timeexpert.model.protocol.VideoLLM` lists. ``draws_masks``: whether its answers may have tracks
     (:meth:`Answering.tracks`), for which a clip's frames are kept until it is answered. ``prefixes`` of parameter
     names, the first that fits counting, and the part that each belongs to; ``matrices``: prefixes of those of layers.
+    ``tower_prefix``: of the parameters of the vision tower whose features may be kept; None where there is none.
     """
 
     draws_masks: bool = False
@@ -106,6 +108,7 @@ class Family(ABC):
     model_class: type[Any]
     prefixes: Mapping[str, str]
     matrices: tuple[str, ...] = ()
+    tower_prefix: str | None = None
 
     @abstractmethod
     def config(self, settings: Any, text: TextTokenizer, attention: str) -> Any:
@@ -114,6 +117,10 @@ class Family(ABC):
     def new(self, config: Any, settings: Any, text: TextTokenizer) -> Any:
         """A model of new weights, in float32; those that ``settings`` take from published folders are filled in."""
         return self.model_class(config)
+
+    def tower(self, config: Any) -> Tower | None:
+        """The vision tower alone, of new weights; None where there is no ``tower_prefix``."""
+        return None
 
     @abstractmethod
     def differing(self, found: Any, wanted: Any) -> Iterator[str]:

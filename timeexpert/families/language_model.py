@@ -1,4 +1,4 @@
-"""What models around a language model of transformers share: no experts, frames only, answers in words.
+"""What models around a language model of transformers share: no experts, answers in words.
 
 B rows, S tokens, D width of the language model.
 """
@@ -20,6 +20,7 @@ from timeexpert.config import to_tree
 from timeexpert.data.batch import VideoBatch
 from timeexpert.model.row_attention import rows_attention
 from timeexpert.model.row_cache import StepCache
+from timeexpert.model.tower import Tower
 from timeexpert.moe import ExpertStatistics, Gate, MoELayer
 from timeexpert.tokenization.text import TextTokenizer
 
@@ -51,7 +52,10 @@ class LanguageVideoLLM(PreTrainedModel):
     _supports_flash_attn = True
     _supports_attention_backend = True
 
-    features_tower = None  # frames only
+    @property
+    def features_tower(self) -> Tower | None:
+        """None: frames only."""
+        return None
 
     @property
     @abstractmethod

@@ -12,12 +12,14 @@ from timeexpert.config import ConfigError, to_tree
 from timeexpert.data.records import Sample
 from timeexpert.families.base import Family, differences
 from timeexpert.families.language_model import text_config
+from timeexpert.model.tower import Tower
 from timeexpert.tokenization.answer_lines import AnswerError, answer_lines
 from timeexpert.tokenization.text import TextTokenizer
 
 from .answering import TextAnswering
 from .batch import STAMP, ClipWriter
 from .config import TemporalVLMConfig
+from .frame_encoder import make_tower, tower_of
 from .model import TemporalVLM
 from .settings import ModelConfig
 from .weights import load_published
@@ -50,6 +52,7 @@ class TemporalVLMFamily(Family):
     config_class = TemporalVLMConfig
     model_class = TemporalVLM
     prefixes = PREFIXES
+    tower_prefix = "frame_encoder.vision_model."
     matrices = ("llm.model.layers.", "frame_encoder.qformer.encoder.", "clip_encoder.qformer.encoder.")
 
     def config(self, settings: ModelConfig, text: TextTokenizer, attention: str) -> TemporalVLMConfig:
@@ -88,6 +91,10 @@ class TemporalVLMFamily(Family):
         model = TemporalVLM(config)
         load_published(model, settings.instructblip, settings.llama)
         return model
+
+    def tower(self, config: TemporalVLMConfig) -> Tower:
+        """As :class:`Family`."""
+        return tower_of(make_tower(config))
 
     def differing(self, found: TemporalVLMConfig, wanted: TemporalVLMConfig) -> Iterator[str]:
         """As :class:`Family`."""

@@ -15,13 +15,14 @@ from transformers import initialization as init
 from timeexpert.families.language_model import LanguageVideoLLM
 from timeexpert.model.protocol import ModelOutput
 from timeexpert.model.row_cache import StepCache
+from timeexpert.model.tower import Tower
 from timeexpert.moe import Routing
 
 from .aggregators import Aggregator
 from .batch import ClipBatch
 from .clip_encoder import ClipEncoder
 from .config import TemporalVLMConfig
-from .frame_encoder import FrameEncoder
+from .frame_encoder import FrameEncoder, tower_of
 
 
 class TemporalVLM(LanguageVideoLLM):
@@ -54,6 +55,11 @@ class TemporalVLM(LanguageVideoLLM):
         """As :class:`LanguageVideoLLM`."""
         return self.llm.model
 
+    @property
+    def features_tower(self) -> Tower:
+        """The vision tower: its features may come in place of pixels. The frame Q-Former reads them with the times."""
+        return tower_of(self.frame_encoder.vision_model)
+
     def sharding_units(self) -> list[nn.Module]:
         """Layers of the tower, the frame Q-Former and LLaMA one at a time; clip encoder and aggregator whole."""
         towers = (self.frame_encoder.vision_model.encoder.layers, self.frame_encoder.qformer.encoder.layer)
@@ -63,8 +69,9 @@ class TemporalVLM(LanguageVideoLLM):
     def see(self, frames: Tensor, frame_clips: Tensor, stamp_ids: Tensor, stamp_mask: Tensor, videos: int) -> Tensor:
         """The video tokens (videos, V, D) of ``videos`` videos.
 
-        ``frames`` (F, 3, H, W), video after video; ``frame_clips`` (F,) int64, not falling: ``video * N + clip``;
-        ``stamp_ids``, ``stamp_mask`` (F, T): each frame's sentence with its time.
+        ``frames`` (F, 3, H, W), or the tower's features (F, P, C) of them, video after video; ``frame_clips`` (F,)
+        int64, not falling: ``video * N + clip``; ``stamp_ids``, ``stamp_mask`` (F, T): each frame's sentence with its
+        time.
         """
         c = self.config
         tokens, mask = self.frame_encoder(frames, stamp_ids, stamp_mask)

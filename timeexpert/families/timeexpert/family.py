@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from transformers import AutoModel
+
 from timeexpert.config import to_tree
 from timeexpert.data.collate import EventWriter
 from timeexpert.families.base import Family, differences
 from timeexpert.model import TimeExpert, TimeExpertConfig
 from timeexpert.model.answering import EventAnswering
+from timeexpert.model.tower import Tower
+from timeexpert.model.vision import tower_of
 from timeexpert.tokenization import EventCodec
 from timeexpert.tokenization.text import TextTokenizer
 
@@ -26,7 +30,8 @@ class TimeExpertFamily(Family):
 
     config_class = TimeExpertConfig
     model_class = TimeExpert
-    prefixes = {prefix: part for part, prefixes in PREFIXES.items() for prefix in prefixes}
+    tower_prefix = "frame_encoder.vision_tower."
+    prefixes = {name: part for part, names in PREFIXES.items() for name in names}
 
     def config(self, settings: ModelConfig, text: TextTokenizer, attention: str) -> TimeExpertConfig:
         """As :class:`Family`."""
@@ -59,6 +64,12 @@ class TimeExpertFamily(Family):
         model = TimeExpert(config)
         model.embedding.initialise_numbers(text.digit_ids(), text.point_id())
         return model
+
+    def tower(self, config: TimeExpertConfig) -> Tower:
+        """As :class:`Family`."""
+        vision = config.vision_config
+        vision._attn_implementation = config._attn_implementation or "sdpa"  # as the whole model's
+        return tower_of(AutoModel.from_config(vision))
 
     def differing(self, found: TimeExpertConfig, wanted: TimeExpertConfig) -> Iterator[str]:
         """As :class:`Family`."""
