@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from timeexpert.config import ConfigError, at_least, divisible
 from timeexpert.families.base import ModelSettings
@@ -61,7 +61,7 @@ class LanguageSettings(ModelSettings):
         """As :class:`ModelSettings`, and no LoRA where there is none."""
         super().check_stage(where, kind, trains, num_frames)
         if "lora" in (trains or ()) and not self.lora.rank:
-            usual = type(self.lora).rank
+            usual = next(f.default for f in fields(self.lora) if f.name == "rank")
             raise ConfigError(f"{where}.trains names lora, and model.lora.rank is 0. Set model.lora.rank to {usual}.")
 
 
