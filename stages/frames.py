@@ -7,12 +7,11 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from torch import nn
 
 from timeexpert.config import ConfigError
 from timeexpert.data.features import refuse_missing_frames, refuse_other_tower
 from timeexpert.data.shards import ShardDataset, ShardError
-from timeexpert.model.vision import tower_identity
+from timeexpert.model.tower import Tower
 
 from .config import RunConfig, StageConfig
 
@@ -49,7 +48,7 @@ def check_frames(config: RunConfig, stage: StageConfig, dataset: Open) -> None:
             refuse_missing_frames(held_out, [config.eval.num_frames], "uniform", "data.eval")
 
 
-def check_tower(config: RunConfig, stage: StageConfig, dataset: Open, tower: nn.Module | None) -> None:
+def check_tower(config: RunConfig, stage: StageConfig, dataset: Open, tower: Tower | None) -> None:
     """Before a stage begins, with the weights it starts from. Raises :class:`ConfigError` and ``FeaturesError``, as
     :func:`check_frames`, and where features are of another tower than the model's."""
     check_frames(config, stage, dataset)
@@ -62,7 +61,7 @@ def check_tower(config: RunConfig, stage: StageConfig, dataset: Open, tower: nn.
                 f"{', '.join(kinds)} holds features, and models of model.family {config.model.family!r} take frames "
                 "only. Give shards with frames."
             )
-        own = tower_identity(tower)
+        own = tower.identity()
         for where, kind in kinds.items():
             refuse_other_tower(kind, own, where)
 

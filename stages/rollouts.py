@@ -23,7 +23,6 @@ from timeexpert.evaluation.segment_rewards import REWARDS, SegmentAnswer, answer
 from timeexpert.model.decoding import Sampler, Writing
 from timeexpert.model.generation import RefusedTokens
 from timeexpert.model.protocol import VideoLLM
-from timeexpert.model.vision import tower_features
 from timeexpert.predict import Clip, Prediction, Predictor, Request
 from timeexpert.tokenization import Event, EventSequence
 from timeexpert.tokenization.grammar import Allowed
@@ -104,7 +103,7 @@ def with_features(batch: VideoBatch, model: VideoLLM) -> VideoBatch:
     """
     if model.features_tower is None or batch.pixel_values.ndim == 3:
         return batch
-    return replace(batch, pixel_values=tower_features(model.features_tower, batch.pixel_values))
+    return replace(batch, pixel_values=model.features_tower.features(batch.pixel_values))
 
 
 def draw_answers(

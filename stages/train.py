@@ -161,7 +161,8 @@ class Trainer:
     def _model(self, text: TextTokenizer) -> Any:
         try:
             model = build_model(self.config, text).to(self.home)
-            reads = getattr(model.features_tower, "main_input_name", "pixel_values")
+            tower = model.features_tower
+            reads = "pixel_values" if tower is None else getattr(tower.module, "main_input_name", "pixel_values")
             if reads != "pixel_values":
                 raise ValueError(f"a vision tower reads pixel_values, this one {reads}.")
             return model

@@ -22,7 +22,6 @@ from timeexpert.data.frames import FrameReader
 from timeexpert.data.video import Video
 from timeexpert.errors import UserError
 from timeexpert.feature_cache import FeatureClips, cache_features, load_tower
-from timeexpert.model.vision import tower_features, tower_identity
 from timeexpert.predict import Predictor
 
 
@@ -54,7 +53,7 @@ def cached(tiny_data, raw, backbone, tmp_path_factory):
 @pytest.fixture
 def clips(backbone):
     """``clips(**changes)``: the form that the command kept the videos in."""
-    tower = tower_identity(load_tower(backbone))
+    tower = load_tower(backbone).identity()
     return partial(FeatureClips, folder=backbone, tower=tower, device="cpu", threads=1)
 
 
@@ -171,7 +170,7 @@ def test_a_rate_makes_a_clip_of_those_frames_which_any_sampling_may_draw(raw, cl
         assert file.frame_times_s.tolist() == opened.frame_times_s[::2].tolist()  # of 4 frames per second
         pixels, _ = opened.frames_at(file.times_s, (16, 16))
     tower = load_tower(kind.folder)
-    want = tower_features(tower, torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    want = tower.features(torch.from_numpy(pixels).permute(0, 3, 1, 2))
     features, times_s, _ = FrameReader(16).read("", lambda: (tmp_path / "v.features", "v.features"), 999)
     assert features.dtype == torch.bfloat16 and times_s.tolist() == file.times_s.tolist()
     assert_close(features.float(), want, atol=0.05, rtol=0.02)
@@ -202,6 +201,12 @@ def test_flags_that_do_not_go_together_are_refused(words, said, tmp_path, capsys
 def test_settings_that_cannot_be_are_refused(changes, words):
     with pytest.raises(UserError, match=words):
         FeatureClips(folder=Path(), tower={}, dtype="float32", device="cpu", threads=1, **changes)
+
+
+def test_a_family_that_takes_frames_only_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "video_loom"}))
+    with pytest.raises(UserError, match="models of the family video_loom take frames only; features cannot be kept"):
+        load_tower(tmp_path)
 
 
 def test_a_folder_without_a_tower_is_refused(tmp_path, backbone):

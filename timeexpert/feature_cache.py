@@ -11,8 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
-from transformers import AutoModel
 
 from timeexpert import __version__
 from timeexpert.checkpoint import MANIFEST, MODEL, CheckpointError, verify
@@ -23,38 +21,47 @@ from timeexpert.data.media import FEATURES_SUFFIX
 from timeexpert.data.sampling import uniform_times
 from timeexpert.data.video import Video
 from timeexpert.data.video_index import on_screen
-from timeexpert.families import check_family
-from timeexpert.model import TimeExpertConfig
-from timeexpert.model.vision import tower_features, tower_identity
+from timeexpert.families import FamilyError, family_in
+from timeexpert.model.tower import Tower
 from timeexpert.predict import pick_device, resolve_model
 
-TOWER = "frame_encoder.vision_tower."  # what the names of its tensors begin with
 Dtype = Literal["float16", "bfloat16", "float32"]
 
 
-def load_tower(folder: Path) -> nn.Module:
-    """The vision tower of a model folder alone, in float32 on the CPU. Raises :class:`CheckpointError`."""
+def load_tower(folder: Path) -> Tower:
+    """The vision tower of a model folder alone, in float32 on the CPU.
+
+    Raises :class:`FamilyError` for a family without one whose features can be kept, and :class:`CheckpointError`.
+    """
+    own = family_in(folder)
+    prefix = own.tower_prefix
+    if prefix is None:
+        raise FamilyError(
+            f"{folder}: models of the family {own.config_class.model_type} take frames only; features cannot be kept. "
+            "Leave --features out to keep frames as JPEG."
+        )
     try:
-        config = TimeExpertConfig.from_pretrained(folder, local_files_only=True)
-        vision = config.vision_config
-        vision._attn_implementation = config._attn_implementation or "sdpa"  # as the whole model's
-        tower: nn.Module = AutoModel.from_config(vision)
+        tower = own.tower(own.config_class.from_pretrained(folder, local_files_only=True))
+        assert tower is not None
         stored = Pieces(folder, MODEL)
-        weights = {n.removeprefix(TOWER): stored.read(n).float() for n in stored.names if n.startswith(TOWER)}
-        tower.load_state_dict(weights)
+        weights = {n.removeprefix(prefix): stored.read(n).float() for n in stored.names if n.startswith(prefix)}
+        tower.module.load_state_dict(weights)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else repr(error)
         raise CheckpointError(
             f"{folder}: its vision tower cannot be read: {reason} Use another model folder."
         ) from None
-    return tower.requires_grad_(False).eval()
+    tower.module.requires_grad_(False).eval()
+    return tower
 
 
 @lru_cache(maxsize=1)
-def _tower_on(folder: Path, device: str, threads: int) -> nn.Module:
+def _tower_on(folder: Path, device: str, threads: int) -> Tower:
     """One tower per worker process."""
     torch.set_num_threads(threads)
-    return load_tower(folder).to(device)
+    tower = load_tower(folder)
+    tower.module.to(device)
+    return tower
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,7 @@ class FeatureClips:
         values = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(self.device)
         dtype = getattr(torch, self.dtype)
         with torch.autocast(torch.device(self.device).type, dtype, enabled=dtype != torch.float32):
-            return tower_features(tower, values)
+            return tower.features(values)
 
 
 def cache_features(
@@ -150,10 +157,9 @@ def cache_features(
     Each of ``workers`` processes holds the tower. Raises ``UserError`` where the model or the output cannot be used.
     """
     place, folder = pick_device(device), resolve_model(model)
-    check_family(folder, "timeexpert", "keeping features")
     if (folder / MANIFEST).is_file():
         verify(folder)
     threads = max(1, torch.get_num_threads() // max(1, workers))
-    tower = tower_identity(load_tower(folder))
+    tower = load_tower(folder).identity()
     kind = FeatureClips(folder, tower, dtype, fps, tuple(num_frames), str(place), threads)
     return cache_clips(samples, media, out, kind, workers=workers, timeout_s=timeout_s, progress=progress)

@@ -28,7 +28,6 @@ from timeexpert.errors import UserError
 from timeexpert.families import family_in, family_of
 from timeexpert.model.answering import Budget, Clip, Prediction, Request
 from timeexpert.model.decoding import STEP_ROWS, EncodedVideo, Sampler, Writing
-from timeexpert.model.vision import tower_identity
 from timeexpert.tokenization import EventSequence
 from timeexpert.tokenization.text import TextTokenizer, load_text
 
@@ -161,7 +160,7 @@ class Predictor:
 
     @cached_property
     def _tower(self) -> dict[str, Any] | None:
-        return None if self.answering.tower is None else tower_identity(self.answering.tower)
+        return None if self.answering.tower is None else self.answering.tower.identity()
 
     def check_features(self, kind: dict[str, Any], num_frames: int, where: object) -> None:
         """Raises :class:`FeaturesError` where features of ``kind`` are not what this model makes of ``num_frames``."""

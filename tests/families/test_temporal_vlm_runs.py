@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from torch.testing import assert_close
 
 from timeexpert.cli import main
 from timeexpert.config import ConfigError, load
+from timeexpert.data.build import build
 from timeexpert.errors import UserError
+from timeexpert.feature_cache import FeatureClips, load_tower
 from timeexpert.predict import Predictor, Request
 from timeexpert.serving.engine import Engine, Question, Video
 from timeexpert.serving.limits import RequestError
@@ -176,8 +179,60 @@ def test_configs_that_do_not_fit_are_refused(override: str, words: str, tiny_dat
         load(RunConfig, config, [override])
 
 
-def test_commands_that_know_timeexpert_only_say_so(run: Path, tiny_data: Path, tmp_path: Path) -> None:
-    from timeexpert.feature_cache import cache_features
+@pytest.fixture(scope="module")
+def kept(run: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features of the videos by the run's tower, and in ``shards`` a shard folder of them."""
+    raw, out, folder = tiny_data / "videos.raw", tmp_path_factory.mktemp("kept"), run / "models" / "tuning"
+    form = FeatureClips(folder, load_tower(folder).identity(), "float32", None, (4, 6), "cpu", 1)
+    (out / "media").mkdir()
+    for video in (raw / "media").glob("*.mp4"):
+        form.write(video, video.name, out / "media" / form.name(video.name))
+    samples = [{**row, "video": form.name(row["video"])} for row in rows(raw / "samples.jsonl")]
+    (out / "samples.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in samples), encoding="utf-8")
+    build(out / "samples.jsonl", out / "media", out / "shards")
+    return out
+
+
+def frozen(run: Path, data: Path, shards: Path, **stage: Any) -> RunConfig:
+    """Two steps from the run's weights whose tower is not trained."""
+    folder, tree = str(run / "models" / "tuning"), changes(data)
+    parts = ["frame_qformer", "clip_encoder", "aggregator", "projection", "llm"]
+    own = {**tree["stages"][0], "steps": 2, "sampling": "uniform", "evaluate": False, "trains": parts, **stage}
+    source = {"root": str(data), "train": {"videos": str(shards)}, "eval": None}
+    started = {"model": {**MODEL, "pretrained": folder}, "text": {"tokenizer": folder}}
+    config: RunConfig = run_config(data, **{**tree, **started, "stages": [own], "data": source})
+    return config
+
+
+def test_training_from_kept_features_of_the_tower_is_that_from_frames(
+    run: Path, kept: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    for name, shards in (("frames", tiny_data / "videos"), ("features", kept / "shards")):
+        train(frozen(run, tiny_data, shards), tmp_path / name)
+    want, got = (rows(tmp_path / name / "metrics.jsonl", "train") for name in ("frames", "features"))
+    for name in ("loss", "grad_norm"):
+        assert [row[name] for row in got] == pytest.approx([row[name] for row in want], rel=1e-5)
+    assert len(got) == 2 and not (tmp_path / "features" / "dropped.jsonl").exists()
+    with pytest.raises(ConfigError, match=r"mix: videos holds features, and stages.tuning trains vision_tower"):
+        train(frozen(run, tiny_data, kept / "shards", trains=None), tmp_path / "trained")
+
+
+def test_a_question_about_kept_features_is_answered_as_about_the_video(run: Path, kept: Path, tiny_data: Path) -> None:
+    predictor = Predictor.from_pretrained(run, device="cpu")
+    path = next((tiny_data / "videos.raw" / "media").glob("*.mp4"))
+    clips = [predictor.clip(p) for p in (path, kept / "media" / f"{path.name}.features")]
+    assert clips[1].frames.shape == (6, 5, 16)  # a class token and 2 x 2 patches
+    seen = [predictor.answering.visual_tokens(clip) for clip in clips]
+    assert_close(seen[1], seen[0])
+    answers = [predictor.answer([Request(clip, "When does it grow?", "general")])[0] for clip in clips]
+    assert answers[0].text == answers[1].text
+    next(predictor.model.frame_encoder.vision_model.parameters()).data[0] += 1e-3
+    del predictor.__dict__["_tower"]
+    with pytest.raises(UserError, match="its features are of another vision tower than the model's: weights"):
+        predictor.clip(kept / "media" / f"{path.name}.features")
+
+
+def test_the_planner_says_that_it_knows_timeexpert_only(tiny_data: Path) -> None:
     from timeexpert.planner.plan import stage_model
     from timeexpert.planner.utilisation import flops_per_token
 
@@ -186,6 +241,3 @@ def test_commands_that_know_timeexpert_only_say_so(run: Path, tiny_data: Path, t
         stage_model(config, config.stages[0], 320)
     with pytest.raises(UserError, match="the planner has figures"):
         flops_per_token(config, config.stages[0], 320)
-    raw = tiny_data / "held_out.raw"
-    with pytest.raises(UserError, match="keeping features is for models of the family timeexpert; this one is of temp"):
-        cache_features(run, raw / "samples.jsonl", raw / "media", tmp_path / "out", num_frames=[4])

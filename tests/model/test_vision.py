@@ -84,9 +84,9 @@ def test_features_of_the_tower_stand_for_the_frames_they_are_of(placement):
 
 def test_a_towers_identity_is_that_of_its_weights_and_settings():
     tower = make_encoder("vision").vision_tower
-    known = vision.tower_identity(tower)
-    assert vision.tower_identity(tower) == known and len(known["weights"]) == 64 and known["image_size"] == 16
+    known = vision.tower_of(tower).identity()
+    assert vision.tower_of(tower).identity() == known and len(known["weights"]) == 64 and known["image_size"] == 16
     tower.config.layer_norm_eps = 1e-3
-    assert {k for k, v in vision.tower_identity(tower).items() if v != known[k]} == {"layer_norm_eps"}
+    assert {k for k, v in vision.tower_of(tower).identity().items() if v != known[k]} == {"layer_norm_eps"}
     list(tower.parameters())[-1].data[0] += 1e-3
-    assert vision.tower_identity(tower)["weights"] != known["weights"]
+    assert vision.tower_of(tower).identity()["weights"] != known["weights"]

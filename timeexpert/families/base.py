@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +14,7 @@ from timeexpert.errors import did_you_mean
 if TYPE_CHECKING:  # a run's config is read without them
     from timeexpert.data.collate import RowWriter
     from timeexpert.model.answering import Answering
+    from timeexpert.model.tower import Tower
     from timeexpert.tokenization.text import TextTokenizer
 
 
@@ -97,12 +98,17 @@ class Family(ABC):
 
     ``config_class`` and ``model_class`` are of transformers. The model class offers what
     :class:`timeexpert.model.protocol.VideoLLM` lists. ``draws_masks``: whether its answers may have tracks
-    (:meth:`Answering.tracks`), for which a clip's frames are kept until it is answered.
+    (:meth:`Answering.tracks`), for which a clip's frames are kept until it is answered. ``prefixes`` of parameter
+    names, the first that fits counting, and the part that each belongs to; ``matrices``: prefixes of those of layers.
+    ``tower_prefix``: of the parameters of the vision tower whose features may be kept; None where there is none.
     """
 
     draws_masks: bool = False
     config_class: type[Any]
     model_class: type[Any]
+    prefixes: Mapping[str, str]
+    matrices: tuple[str, ...] = ()
+    tower_prefix: str | None = None
 
     @abstractmethod
     def config(self, settings: Any, text: TextTokenizer, attention: str) -> Any:
@@ -112,17 +118,23 @@ class Family(ABC):
         """A model of new weights, in float32; those that ``settings`` take from published folders are filled in."""
         return self.model_class(config)
 
+    def tower(self, config: Any) -> Tower | None:
+        """The vision tower alone, of new weights; None where there is no ``tower_prefix``."""
+        return None
+
     @abstractmethod
     def differing(self, found: Any, wanted: Any) -> Iterator[str]:
         """How the config of a folder that a run starts from differs in what shapes weights or tokens, in words."""
 
-    @abstractmethod
     def part_of(self, name: str) -> str:
-        """The part, one of the settings' PARTS, that a parameter belongs to."""
+        """The part, one of the settings' PARTS, that a parameter belongs to; "" for none."""
+        if ".lora_" in name:
+            return "lora"
+        return next((part for prefix, part in self.prefixes.items() if name.startswith(prefix)), "")
 
     def is_matrix(self, name: str) -> bool:
         """Whether ``optimizer: muon`` may take this parameter, if it has two dimensions."""
-        return False
+        return name.startswith(self.matrices) and ".lora_" not in name
 
     @abstractmethod
     def writer(self, config: Any, text: TextTokenizer) -> RowWriter:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from timeexpert.data.batch import Frames, join_frames
 from timeexpert.data.collate import EventWriter, RowWriter
@@ -40,6 +40,7 @@ from .decoding import (
 )
 from .generation import RefusedTokens, plain_text
 from .timeexpert import TimeExpert
+from .tower import Tower
 
 # What an answer of each task looks like: times per event, scores per event. Free prompts may be anything.
 TASK_LIMITS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
@@ -123,7 +124,7 @@ class Answering(ABC):
     image_size: int
     room: int
     plain: Tensor
-    tower: nn.Module | None = None
+    tower: Tower | None = None
 
     def __init__(self, model: Any, writer: RowWriter) -> None:
         self.model, self.writer = model, writer

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from timeexpert.data.batch import VideoBatch
 from timeexpert.moe import ExpertStatistics, Gate, MoELayer, Routing
 
+from .tower import Tower
+
 
 @dataclass(frozen=True)
 class ModelOutput:
@@ -33,7 +35,7 @@ class VideoLLM(Protocol):
     config: Any
 
     @property
-    def features_tower(self) -> nn.Module | None:
+    def features_tower(self) -> Tower | None:
         """The tower whose features may come in place of frames; None where there is none."""
         ...
 

@@ -27,7 +27,8 @@ from .decoder import MoEDecoder
 from .number_tokens import TokenEmbedding, TokenHeads
 from .protocol import ModelOutput
 from .row_cache import StepCache
-from .vision import FrameEncoder
+from .tower import Tower
+from .vision import FrameEncoder, tower_of
 
 STREAMS = ("text", "time", "score")
 
@@ -90,10 +91,9 @@ class TimeExpert(PreTrainedModel, GenerationMixin):
         return None  # three heads: nothing that tools may tie or resize
 
     @property
-    def features_tower(self) -> nn.Module:
+    def features_tower(self) -> Tower:
         """The vision tower: its features may come in place of pixels."""
-        tower: nn.Module = self.frame_encoder.vision_tower
-        return tower
+        return tower_of(self.frame_encoder.vision_tower)
 
     @property
     def moe_layers(self) -> list[MoELayer]:

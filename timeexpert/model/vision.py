@@ -1,12 +1,12 @@
 """Frames to visual tokens: a transformers vision tower, ARIA's projector, the slot compressor.
 
 A tower that is not trained makes the same of a frame each time. Its features (the last hidden state) may therefore come
-from a cache in place of the pixels; :func:`tower_identity` says whose they are.
+from a cache in place of the pixels (:mod:`.tower`).
 """
 
 from __future__ import annotations
 
-import hashlib
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,15 +16,15 @@ from transformers.models.aria.modeling_aria import AriaProjector
 
 from .compressor import SlotCompressor
 from .config import TimeExpertConfig
+from .tower import Tower
 
 TOWER_BYTES = 2**30  # of hidden states that are in memory at once; the frames of a long video would take tens of GB
-
-
 PIXELS = "squares of image_size, RGB from -1 to 1"  # what a tower is given
-TOWER_SETTINGS = (
-    *("model_type", "image_size", "patch_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
-    *("num_attention_heads", "hidden_act", "layer_norm_eps"),
-)
+
+
+def tower_of(module: nn.Module) -> Tower:
+    """A transformers vision tower as TimeExpert uses it."""
+    return Tower(module, partial(tower_features, module), PIXELS)
 
 
 def tower_features(tower: nn.Module, pixel_values: Tensor) -> Tensor:
@@ -41,16 +41,6 @@ def _frames_at_once(tower: nn.Module, pixel_values: Tensor) -> int:
     config: Any = tower.config
     states = pixel_values.shape[-2:].numel() // config.patch_size**2 * config.hidden_size * config.num_hidden_layers
     return max(1, TOWER_BYTES // (states * pixel_values.element_size()))
-
-
-def tower_identity(tower: nn.Module) -> dict[str, Any]:
-    """What tells towers apart, as JSON: the sha256 of the weights (as float32), their sizes, what they are given."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tower.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
-    settings = {name: getattr(tower.config, name, None) for name in TOWER_SETTINGS}
-    return {"weights": digest.hexdigest(), **settings, "pixels": PIXELS}
 
 
 class FrameEncoder(nn.Module):

@@ -2,7 +2,8 @@
 :func:`read_references` and :func:`match`."""
 
 from .matching import Matched, match
-from .predictions import FORMATS, Predictions, read_predictions
+from .predictions import Predictions, read_predictions
 from .references import Reference, read_references
+from .shapes import FORMATS
 
 __all__ = ["FORMATS", "Matched", "Predictions", "Reference", "match", "read_predictions", "read_references"]

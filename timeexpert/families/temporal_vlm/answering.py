@@ -31,6 +31,7 @@ class TextAnswering(Answering):
         self.image_size = config.vision_config.image_size
         self.room = config.text_config.max_position_embeddings
         self.plain = plain_pieces(text)
+        self.tower = model.features_tower
 
     def visual_tokens(self, clip: Clip) -> Tensor:
         """The video tokens (llm_tokens, D) of one clip, which is encoded alone."""

@@ -11,12 +11,15 @@ from transformers import AutoConfig, AutoModel
 from timeexpert.config import ConfigError, to_tree
 from timeexpert.data.records import Sample
 from timeexpert.families.base import Family, differences
+from timeexpert.families.language_model import text_config
+from timeexpert.model.tower import Tower
 from timeexpert.tokenization.answer_lines import AnswerError, answer_lines
 from timeexpert.tokenization.text import TextTokenizer
 
 from .answering import TextAnswering
 from .batch import STAMP, ClipWriter
 from .config import TemporalVLMConfig
+from .frame_encoder import make_tower, tower_of
 from .model import TemporalVLM
 from .settings import ModelConfig
 from .weights import load_published
@@ -48,6 +51,9 @@ class TemporalVLMFamily(Family):
 
     config_class = TemporalVLMConfig
     model_class = TemporalVLM
+    prefixes = PREFIXES
+    tower_prefix = "frame_encoder.vision_model."
+    matrices = ("llm.model.layers.", "frame_encoder.qformer.encoder.", "clip_encoder.qformer.encoder.")
 
     def config(self, settings: ModelConfig, text: TextTokenizer, attention: str) -> TemporalVLMConfig:
         """As :class:`Family`. Raises :class:`ConfigError` where ``qformer.tokenizer`` cannot be read."""
@@ -58,8 +64,6 @@ class TemporalVLMFamily(Family):
         dropout = settings.qformer.dropout
         qformer |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
         width, own = settings.qformer.hidden_size, {"initializer_range": settings.initializer_range}
-        llm = to_tree(settings.llm)
-        llm["rope_parameters"] = {"rope_type": "default", "rope_theta": llm.pop("rope_theta")}
         names = (*SAME, *SWITCHES, *STAMPS)
         return TemporalVLMConfig(
             vision_config={**to_tree(settings.vision), **own},
@@ -72,15 +76,7 @@ class TemporalVLMFamily(Family):
                 "cross_attention_frequency": 1,
                 "encoder_hidden_size": width,
             },
-            text_config={
-                **llm,
-                **own,
-                "vocab_size": text.vocab_size,
-                "pad_token_id": text.pad_id,
-                "eos_token_id": text.eos_id,
-                "bos_token_id": None,
-                "tie_word_embeddings": False,
-            },
+            text_config=text_config(settings.llm, text, settings.initializer_range),
             **{name: getattr(settings, name) for name in names if name != "num_queries"},
             num_queries=settings.qformer.num_queries,
             sequence=settings.sequence,
@@ -96,6 +92,10 @@ class TemporalVLMFamily(Family):
         load_published(model, settings.instructblip, settings.llama)
         return model
 
+    def tower(self, config: TemporalVLMConfig) -> Tower:
+        """As :class:`Family`."""
+        return tower_of(make_tower(config))
+
     def differing(self, found: TemporalVLMConfig, wanted: TemporalVLMConfig) -> Iterator[str]:
         """As :class:`Family`."""
         yield from differences("vision.", VISION_SHAPES, found.vision_config, wanted.vision_config)
@@ -103,17 +103,6 @@ class TemporalVLMFamily(Family):
         yield from differences("video ", SHAPES, found.video_config, wanted.video_config)
         yield from differences("llm.", TEXT_SHAPES, found.text_config, wanted.text_config)
         yield from differences("", OWN_SHAPES, found, wanted)
-
-    def part_of(self, name: str) -> str:
-        """As :class:`Family`."""
-        if ".lora_" in name:
-            return "lora"
-        return next((part for prefix, part in PREFIXES.items() if name.startswith(prefix)), "")
-
-    def is_matrix(self, name: str) -> bool:
-        """Matrices of the layers of LLaMA and both Q-Formers."""
-        layers = ("llm.model.layers.", "frame_encoder.qformer.encoder.", "clip_encoder.qformer.encoder.")
-        return name.startswith(layers) and ".lora_" not in name
 
     def writer(self, config: TemporalVLMConfig, text: TextTokenizer) -> ClipWriter:
         """As :class:`Family`."""

@@ -6,42 +6,31 @@ videos, F frames of all of them, N clips, S tokens, V video tokens of a row, D w
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
-from transformers import Cache, LlamaForCausalLM, PreTrainedModel
+from transformers import Cache, LlamaForCausalLM
 from transformers import initialization as init
-from transformers.modeling_layers import GradientCheckpointingLayer
 
-from timeexpert.families.lora import add_lora
+from timeexpert.families.language_model import LanguageVideoLLM
 from timeexpert.model.protocol import ModelOutput
-from timeexpert.model.row_attention import rows_attention
 from timeexpert.model.row_cache import StepCache
-from timeexpert.moe import ExpertStatistics, Gate, MoELayer, Routing
+from timeexpert.model.tower import Tower
+from timeexpert.moe import Routing
 
 from .aggregators import Aggregator
 from .batch import ClipBatch
 from .clip_encoder import ClipEncoder
 from .config import TemporalVLMConfig
-from .frame_encoder import FrameEncoder
+from .frame_encoder import FrameEncoder, tower_of
 
 
-class TemporalVLM(PreTrainedModel):
+class TemporalVLM(LanguageVideoLLM):
     """Frame encoder -> clip encoder -> aggregator -> projections -> LLaMA."""
 
     config_class = TemporalVLMConfig
     base_model_prefix = "temporal_vlm"
-    main_input_name = "input_ids"
-    supports_gradient_checkpointing = False  # ours: set_gradient_checkpointing
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_attention_backend = True
     _no_split_modules = ["LlamaDecoderLayer", "InstructBlipEncoderLayer", "InstructBlipQFormerLayer"]
-
-    features_tower = None  # frames only
 
     def __init__(self, config: TemporalVLMConfig) -> None:
         super().__init__(config)
@@ -53,9 +42,7 @@ class TemporalVLM(PreTrainedModel):
         linear = config.sequence_projection == "linear"
         self.sequence_projection = nn.Linear(config.sequence, config.llm_tokens) if linear else None
         self.llm = LlamaForCausalLM(config.text_config)
-        self.post_init()
-        if config.lora.get("rank"):
-            add_lora(self.llm, config.lora)  # last: it brings initial weights of its own
+        self.complete()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -63,32 +50,15 @@ class TemporalVLM(PreTrainedModel):
         if isinstance(module, (FrameEncoder, ClipEncoder)):
             init.normal_(module.query_tokens, std=self.config.initializer_range)
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.llm.get_input_embeddings()
-
-    def get_output_embeddings(self) -> nn.Module | None:
-        return None  # nothing that tools may tie or resize
-
-    def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """Recompute each layer of LLaMA and the Q-Formers in the backward pass instead of keeping its activations."""
-        for module in self.modules():
-            if isinstance(module, GradientCheckpointingLayer):
-                module.gradient_checkpointing = enabled
-                module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+    @property
+    def decoder(self) -> nn.Module:
+        """As :class:`LanguageVideoLLM`."""
+        return self.llm.model
 
     @property
-    def moe_layers(self) -> list[MoELayer]:
-        """None."""
-        return []
-
-    @property
-    def gates(self) -> list[Gate]:
-        """None."""
-        return []
-
-    def statistics(self) -> ExpertStatistics:
-        """Of no experts."""
-        return ExpertStatistics([])
+    def features_tower(self) -> Tower:
+        """The vision tower: its features may come in place of pixels. The frame Q-Former reads them with the times."""
+        return tower_of(self.frame_encoder.vision_model)
 
     def sharding_units(self) -> list[nn.Module]:
         """Layers of the tower, the frame Q-Former and LLaMA one at a time; clip encoder and aggregator whole."""
@@ -99,8 +69,9 @@ class TemporalVLM(PreTrainedModel):
     def see(self, frames: Tensor, frame_clips: Tensor, stamp_ids: Tensor, stamp_mask: Tensor, videos: int) -> Tensor:
         """The video tokens (videos, V, D) of ``videos`` videos.
 
-        ``frames`` (F, 3, H, W), video after video; ``frame_clips`` (F,) int64, not falling: ``video * N + clip``;
-        ``stamp_ids``, ``stamp_mask`` (F, T): each frame's sentence with its time.
+        ``frames`` (F, 3, H, W), or the tower's features (F, P, C) of them, video after video; ``frame_clips`` (F,)
+        int64, not falling: ``video * N + clip``; ``stamp_ids``, ``stamp_mask`` (F, T): each frame's sentence with its
+        time.
         """
         c = self.config
         tokens, mask = self.frame_encoder(frames, stamp_ids, stamp_mask)
@@ -125,7 +96,7 @@ class TemporalVLM(PreTrainedModel):
     def embed(self, input_ids: Tensor, visual: Tensor | None) -> Tensor:
         """Token embeddings (B, S, D) with the video tokens (..., D) in place of their placeholders."""
         holes = input_ids == self.config.video_token_id
-        embeds: Tensor = self.llm.get_input_embeddings()(input_ids.masked_fill(holes, 0))
+        embeds: Tensor = self.get_input_embeddings()(input_ids.masked_fill(holes, 0))
         if visual is None:
             return embeds
         if int(holes.sum()) != visual.shape[:-1].numel():
@@ -141,45 +112,21 @@ class TemporalVLM(PreTrainedModel):
         position_ids: Tensor | None = None,
     ) -> tuple[Tensor, list[Routing]]:
         """As :class:`timeexpert.model.decoding.Decodes`; there are no routings."""
-        embeds = self.embed(input_ids, visual)
-        if isinstance(cache, StepCache):
-            with rows_attention(self.config.text_config):
-                out = self.llm.model(inputs_embeds=embeds, position_ids=position_ids, use_cache=False, rows=cache)
-        else:
-            out = self.llm.model(inputs_embeds=embeds, past_key_values=cache, use_cache=cache is not None)
-        return out.last_hidden_state, []
+        return self.step(self.embed(input_ids, visual), cache, position_ids), []
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., vocab_size)."""
         logits: Tensor = self.llm.lm_head(hidden)
         return logits
 
-    def label_counts(self, batch: ClipBatch) -> dict[str, float]:
-        """Labels of a micro-batch (the first token of a row is never a target)."""
-        return {"text": float((batch.labels[:, 1:] >= 0).sum())}
-
     def label_logits(self, batch: ClipBatch) -> Tensor:
-        """Logits (labels, vocab_size) from which each label of a batch is told, row by row, in their order."""
+        """As :class:`timeexpert.model.protocol.VideoLLM`."""
         visual = self.see(
             batch.pixel_values, batch.frame_clips, batch.stamp_ids, batch.stamp_mask, len(batch.input_ids)
         )
-        mask = batch.decoder_mask
-        if mask.dim() == 4 and self.config.text_config._attn_implementation not in ("sdpa", "eager"):
-            raise ValueError("questions packed behind one video need attention sdpa or eager.")
-        if mask.dim() == 4 and self.config.text_config._attn_implementation == "eager":
-            mask = torch.zeros_like(mask, dtype=visual.dtype).masked_fill(~mask, torch.finfo(visual.dtype).min)
-        hidden = self.llm.model(
-            inputs_embeds=self.embed(batch.input_ids, visual),
-            attention_mask=mask,
-            position_ids=batch.position_ids,
-            use_cache=False,
-        ).last_hidden_state
-        return self.logits(hidden[:, :-1][batch.labels[:, 1:] >= 0])
+        return self.logits_of_labels(self.states(self.embed(batch.input_ids, visual), batch), batch)
 
     def training_step(self, batch: ClipBatch, counts: dict[str, float]) -> ModelOutput:
-        """Next-token cross-entropy of the answers (equations 7 and 8), summed and divided by ``counts["text"]``, the
-        labels of the whole optimizer step: accumulation and ranks then give the gradient of one large batch."""
-        target = batch.labels[:, 1:]
-        total = functional.cross_entropy(self.label_logits(batch).float(), target[target >= 0], reduction="sum")
-        loss = total / max(1.0, counts["text"])
+        """Next-token cross-entropy of the answers (equations 7 and 8)."""
+        loss = self.text_loss(self.label_logits(batch), batch, counts)
         return ModelOutput(loss, {"text": loss})

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from timeexpert.config import ConfigError, at_least, divisible
-from timeexpert.families.base import ModelSettings
+from timeexpert.families.language_settings import LanguageSettings, LlmSizes, LoraUpdates, check_dropout
 
 from .windows import ClipTokens, Partial, tokens_of, window_starts
 
@@ -57,11 +57,11 @@ class QFormerConfig:
         at_least(1, self, "hidden_size", "intermediate_size", "num_hidden_layers", "num_queries")
         at_least(1, self, "cross_attention_frequency")
         divisible(self, "hidden_size", "num_attention_heads")
-        _share(self, "dropout")
+        check_dropout(self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LlamaSizes:
+class LlamaSizes(LlmSizes):
     """The language model: LLaMA-2-7B's sizes."""
 
     hidden_size: int = 4096
@@ -73,19 +73,9 @@ class LlamaSizes:
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 4096
 
-    def __post_init__(self) -> None:
-        at_least(1, self, "hidden_size", "intermediate_size", "num_hidden_layers", "max_position_embeddings")
-        divisible(self, "hidden_size", "num_attention_heads")
-        divisible(self, "num_attention_heads", "num_key_value_heads")
-        if self.hidden_size // self.num_attention_heads % 2:
-            raise ConfigError(
-                f"hidden_size / num_attention_heads ({self.hidden_size // self.num_attention_heads}) must be even: "
-                "rotary embeddings turn pairs."
-            )
-
 
 @dataclass(frozen=True, kw_only=True)
-class LoraConfig:
+class LoraConfig(LoraUpdates):
     """Low-rank updates of the language model's attention through PEFT (TimeChat's values); ``rank`` 0: none."""
 
     rank: int = 32
@@ -93,17 +83,9 @@ class LoraConfig:
     dropout: float = 0.1
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
 
-    def __post_init__(self) -> None:
-        at_least(0, self, "rank")
-        _share(self, "dropout")
-        known = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-        for name in self.targets:
-            if name not in known:
-                raise ConfigError(f"targets: {name!r} is not one of {', '.join(known)}.")
-
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(ModelSettings):
+class ModelConfig(LanguageSettings):
     """Everything that shapes a TemporalVLM and the baselines that are made of its parts.
 
     ``clips`` of at most ``frames_per_clip`` frames; ``window`` and ``overlap`` of the video Q-Former, in frames;
@@ -152,11 +134,11 @@ class ModelConfig(ModelSettings):
     mask_timestamp_padding: bool = True
     partial_windows: Partial = "last"
     prompt_times: Literal["none", "clips"] = "none"
-    initializer_range: float = 0.02
     instructblip: str | None = None
     llama: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(1, self, "clips", "frames_per_clip", "window", "video_layers", "video_queries", "tokens_per_clip")
         at_least(1, self, "llm_tokens", "fusion_heads")
         at_least(0, self, "overlap")
@@ -165,8 +147,6 @@ class ModelConfig(ModelSettings):
                 f"overlap ({self.overlap}) must be less than window ({self.window}), both in frames: each window "
                 "starts window - overlap frames after the one before."
             )
-        if self.initializer_range <= 0:
-            raise ConfigError(f"initializer_range ({self.initializer_range}) must be positive.")
         heads = {"fusion": self.fusion, "aggregator": self.aggregator == "transformer"}
         if any(heads.values()) and self.qformer.hidden_size % self.fusion_heads:
             raise ConfigError(
@@ -219,12 +199,6 @@ class ModelConfig(ModelSettings):
         """As :class:`ModelSettings`: a row has at least the video's tokens."""
         return max(1, tokens // self.llm_tokens) * per_video
 
-    def check_stage(self, where: str, kind: str, trains: tuple[str, ...] | None, num_frames: tuple[int, ...]) -> None:
-        """As :class:`ModelSettings`, and no LoRA where there is none."""
-        super().check_stage(where, kind, trains, num_frames)
-        if "lora" in (trains or ()) and not self.lora.rank:
-            raise ConfigError(f"{where}.trains names lora, and model.lora.rank is 0. Set model.lora.rank to 32.")
-
     def check_frames(self, where: str, num_frames: int) -> None:
         """As :class:`ModelSettings`: there are so many frame positions."""
         most = self.clips * self.frames_per_clip
@@ -233,8 +207,3 @@ class ModelConfig(ModelSettings):
                 f"{where} ({num_frames}) is more than model.clips ({self.clips}) of model.frames_per_clip "
                 f"({self.frames_per_clip}) hold: {most}. Lower it, or raise model.frames_per_clip."
             )
-
-
-def _share(config: object, name: str) -> None:
-    if not 0 <= getattr(config, name) < 1:
-        raise ConfigError(f"{name} ({getattr(config, name)}) must be 0 or more and less than 1.")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from transformers import AutoModel
+
 from timeexpert.config import to_tree
 from timeexpert.data.collate import EventWriter
 from timeexpert.families.base import Family, differences
 from timeexpert.model import TimeExpert, TimeExpertConfig
 from timeexpert.model.answering import EventAnswering
+from timeexpert.model.tower import Tower
+from timeexpert.model.vision import tower_of
 from timeexpert.tokenization import EventCodec
 from timeexpert.tokenization.text import TextTokenizer
 
@@ -26,6 +30,8 @@ class TimeExpertFamily(Family):
 
     config_class = TimeExpertConfig
     model_class = TimeExpert
+    tower_prefix = "frame_encoder.vision_tower."
+    prefixes = {name: part for part, names in PREFIXES.items() for name in names}
 
     def config(self, settings: ModelConfig, text: TextTokenizer, attention: str) -> TimeExpertConfig:
         """As :class:`Family`."""
@@ -59,16 +65,18 @@ class TimeExpertFamily(Family):
         model.embedding.initialise_numbers(text.digit_ids(), text.point_id())
         return model
 
+    def tower(self, config: TimeExpertConfig) -> Tower:
+        """As :class:`Family`."""
+        vision = config.vision_config
+        vision._attn_implementation = config._attn_implementation or "sdpa"  # as the whole model's
+        return tower_of(AutoModel.from_config(vision))
+
     def differing(self, found: TimeExpertConfig, wanted: TimeExpertConfig) -> Iterator[str]:
         """As :class:`Family`."""
         yield from differences("vision.", VISION_SHAPES, found.vision_config, wanted.vision_config)
         yield from differences("decoder.", TEXT_SHAPES, found.text_config, wanted.text_config)
         yield from differences("moe.", MOE_SHAPES, found.moe_config, wanted.moe_config)
         yield from differences("", OWN_SHAPES, found, wanted)
-
-    def part_of(self, name: str) -> str:
-        """As :class:`Family`."""
-        return next((part for part, prefixes in PREFIXES.items() if name.startswith(prefixes)), "")
 
     def is_matrix(self, name: str) -> bool:
         """Attention and shared experts of the decoder."""

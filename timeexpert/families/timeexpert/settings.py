@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from timeexpert.config import ConfigError, at_least, divisible
 from timeexpert.families.base import ModelSettings
+from timeexpert.families.language_settings import check_heads
 from timeexpert.moe import MoEConfig
 from timeexpert.tokenization import NumberFormat
 
@@ -55,15 +56,8 @@ class DecoderConfig:
     max_position_embeddings: int = 65536
 
     def __post_init__(self) -> None:
-        sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-        at_least(1, self, *sizes, "max_position_embeddings")
-        divisible(self, "hidden_size", "num_attention_heads")
-        divisible(self, "num_attention_heads", "num_key_value_heads")
-        if self.hidden_size // self.num_attention_heads % 2:
-            raise ConfigError(
-                f"hidden_size / num_attention_heads ({self.hidden_size // self.num_attention_heads}) must be even: "
-                "rotary embeddings turn pairs."
-            )
+        at_least(1, self, "hidden_size", "num_hidden_layers", "max_position_embeddings")
+        check_heads(self)
 
 
 @dataclass(frozen=True, kw_only=True)

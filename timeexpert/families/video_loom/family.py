@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel
 from timeexpert.config import to_tree
 from timeexpert.data.records import Sample
 from timeexpert.families.base import Family, differences
+from timeexpert.families.language_model import text_config
 from timeexpert.tokenization.answer_lines import AnswerError
 from timeexpert.tokenization.text import TextTokenizer
 
@@ -50,27 +51,37 @@ class VideoLoomFamily(Family):
     draws_masks = True
     config_class = VideoLoomConfig
     model_class = VideoLoom
+    prefixes = PREFIXES
+    matrices = (
+        "mllm.model.language_model.layers.",
+        "mllm.model.vision_tower.encoder.layer.",
+        "mask_head.projection.",
+        *(
+            f"mask_head.sam.{layers}."
+            for layers in (
+                "vision_encoder.backbone.blocks",
+                "mask_decoder.transformer",
+                "mask_decoder.output_hypernetworks_mlps",
+                "mask_decoder.iou_prediction_head",
+                "mask_decoder.pred_obj_score_head",
+                "memory_attention.layers",
+                "memory_encoder.memory_fuser",
+                "object_pointer_proj",
+                "temporal_positional_encoding_projection_layer",
+            )
+        ),
+    )
 
     def config(self, settings: ModelConfig, text: TextTokenizer, attention: str) -> VideoLoomConfig:
         """As :class:`Family`."""
         own = {"initializer_range": settings.initializer_range}
         vision = to_tree(settings.vision)
         vision["layer_scale_init_value"] = vision.pop("layer_scale")
-        llm = to_tree(settings.llm)
-        llm["rope_parameters"] = {"rope_type": "default", "rope_theta": llm.pop("rope_theta")}
         names = (*SWITCHES, "prompted_frames")
         return VideoLoomConfig(
             mllm_config={
                 "vision_config": {**vision, **own, "model_type": "internvl_vision", "attention_bias": True},
-                "text_config": {
-                    **llm,
-                    **own,
-                    "vocab_size": text.vocab_size,
-                    "pad_token_id": text.pad_id,
-                    "eos_token_id": text.eos_id,
-                    "bos_token_id": None,
-                    "tie_word_embeddings": False,
-                },
+                "text_config": text_config(settings.llm, text, settings.initializer_range),
                 "image_token_id": text.vocab_size + 2,
                 "image_seq_length": settings.slow_tokens,
                 "tie_word_embeddings": False,
@@ -102,19 +113,6 @@ class VideoLoomFamily(Family):
         backbones = (c.sam_config.vision_config.backbone_config for c in (found, wanted))
         yield from differences("sam backbone ", ("hidden_size", "blocks_per_stage"), *backbones)
         yield from differences("", OWN_SHAPES, found, wanted)
-
-    def part_of(self, name: str) -> str:
-        """As :class:`Family`."""
-        if ".lora_" in name:
-            return "lora"
-        return next((part for prefix, part in PREFIXES.items() if name.startswith(prefix)), "")
-
-    def is_matrix(self, name: str) -> bool:
-        """Matrices of the layers of InternVL's tower and decoder, and those of the mask head (not its tables)."""
-        layers = ("mllm.model.language_model.layers.", "mllm.model.vision_tower.encoder.layer.")
-        if name.startswith("mask_head."):
-            return name.endswith(".weight") and not name.endswith(("embed.weight", "token.weight", "tokens.weight"))
-        return name.startswith(layers) and ".lora_" not in name
 
     def writer(self, config: VideoLoomConfig, text: TextTokenizer) -> LoomWriter:
         """As :class:`Family`."""

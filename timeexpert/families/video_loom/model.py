@@ -7,23 +7,19 @@ rows, F frames of all of them, K keyframes of a row, O objects, D width of the l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as functional
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
-from transformers import Cache, InternVLForConditionalGeneration, PreTrainedModel
+from transformers import Cache, InternVLForConditionalGeneration
 from transformers import initialization as init
-from transformers.modeling_layers import GradientCheckpointingLayer
 
-from timeexpert.families.lora import add_lora
+from timeexpert.families.language_model import LanguageVideoLLM
 from timeexpert.model.protocol import ModelOutput
-from timeexpert.model.row_attention import rows_attention
 from timeexpert.model.row_cache import StepCache
-from timeexpert.moe import ExpertStatistics, Gate, MoELayer, Routing
+from timeexpert.moe import Routing
 
 from .batch import LoomBatch
 from .config import VideoLoomConfig
@@ -32,19 +28,12 @@ from .mask_losses import mask_losses
 from .visual import pool_tokens
 
 
-class VideoLoom(PreTrainedModel):
+class VideoLoom(LanguageVideoLLM):
     """InternVL with slow and fast tokens, [SEG], and SAM2 behind an MLP."""
 
     config_class = VideoLoomConfig
     base_model_prefix = "video_loom"
-    main_input_name = "input_ids"
-    supports_gradient_checkpointing = False  # ours: set_gradient_checkpointing
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_attention_backend = True
     _no_split_modules = ["Qwen2DecoderLayer", "LlamaDecoderLayer", "InternVLVisionLayer", "Sam2MultiScaleBlock"]
-
-    features_tower = None  # frames only
 
     def __init__(self, config: VideoLoomConfig) -> None:
         super().__init__(config)
@@ -56,9 +45,7 @@ class VideoLoom(PreTrainedModel):
         self.seg_embedding = nn.Parameter(torch.empty(1, width))
         self.seg_output = nn.Parameter(torch.empty(1, width))
         self.mask_head = MaskHead(config.sam_config, width, config.multimask)
-        self.post_init()
-        if config.lora.get("rank"):
-            add_lora(self.llm, config.lora)  # last: it brings initial weights of its own
+        self.complete()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -68,40 +55,13 @@ class VideoLoom(PreTrainedModel):
             init.normal_(module.seg_output, std=self.config.initializer_range)
 
     @property
-    def llm(self) -> Any:
-        """The decoder without its head."""
+    def decoder(self) -> Any:
+        """As :class:`LanguageVideoLLM`."""
         return self.mllm.model.language_model
-
-    def get_input_embeddings(self) -> Any:
-        return self.llm.get_input_embeddings()
-
-    def get_output_embeddings(self) -> nn.Module | None:
-        return None  # nothing that tools may tie or resize
-
-    def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """Recompute each layer of decoder and towers in the backward pass instead of keeping its activations."""
-        for module in self.modules():
-            if isinstance(module, GradientCheckpointingLayer):
-                module.gradient_checkpointing = enabled
-                module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
-
-    @property
-    def moe_layers(self) -> list[MoELayer]:
-        """None."""
-        return []
-
-    @property
-    def gates(self) -> list[Gate]:
-        """None."""
-        return []
-
-    def statistics(self) -> ExpertStatistics:
-        """Of no experts."""
-        return ExpertStatistics([])
 
     def sharding_units(self) -> list[nn.Module]:
         """Layers of InternVL's tower and decoder one at a time."""
-        return [*self.mllm.model.vision_tower.encoder.layer, *self.llm.layers]
+        return [*self.mllm.model.vision_tower.encoder.layer, *self.decoder.layers]
 
     def look(self, frames: Tensor) -> Tensor:
         """Frames (F, 3, H, W), uint8 or normalised, as tokens of keyframes (F, G * G, D)."""
@@ -159,21 +119,16 @@ class VideoLoom(PreTrainedModel):
             slow = 0 if self.config.visual == "fast" else self.config.keyframes * self.config.slow_tokens
             fast = len(visual) - slow
             embeds = self.embed(input_ids, [visual[:fast]] if fast else (), [visual[fast:]] if slow else ())
-        if isinstance(cache, StepCache):
-            with rows_attention(self.config.text_config):
-                out = self.llm(inputs_embeds=embeds, position_ids=position_ids, use_cache=False, rows=cache)
-        else:
-            out = self.llm(inputs_embeds=embeds, past_key_values=cache, use_cache=cache is not None)
-        return out.last_hidden_state, []
+        return self.step(embeds, cache, position_ids), []
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., vocab_size + 1): the last one is [SEG]."""
         seg = hidden @ self.seg_output.to(hidden.dtype).t()
         return torch.cat([self.mllm.lm_head(hidden), seg], -1)
 
-    def label_counts(self, batch: LoomBatch) -> dict[str, float]:
-        """Labels of a micro-batch (the first token of a row is never a target), and its masks: objects x keyframes."""
-        return {"text": float((batch.labels[:, 1:] >= 0).sum()), "masks": float(batch.masks.shape[:2].numel())}
+    def label_counts(self, batch: Any) -> dict[str, float]:
+        """As :class:`LanguageVideoLLM`, and the masks: objects x keyframes."""
+        return {**super().label_counts(batch), "masks": float(batch.masks.shape[:2].numel())}
 
     def training_step(self, batch: LoomBatch, counts: dict[str, float]) -> ModelOutput:
         """Next-token cross-entropy of the answers, and cross-entropy and Dice of the keyframes' masks (FACTS D3), these
@@ -183,19 +138,8 @@ class VideoLoom(PreTrainedModel):
         ranks then give the gradient of one large batch.
         """
         fast, slow = self.slow_and_fast(batch)
-        embeds = self.embed(batch.input_ids, fast, slow)
-        mask = batch.decoder_mask
-        if mask.dim() == 4 and self.config.text_config._attn_implementation not in ("sdpa", "eager"):
-            raise ValueError("questions packed behind one video need attention sdpa or eager.")
-        if mask.dim() == 4 and self.config.text_config._attn_implementation == "eager":
-            mask = torch.zeros_like(mask, dtype=embeds.dtype).masked_fill(~mask, torch.finfo(embeds.dtype).min)
-        hidden = self.llm(
-            inputs_embeds=embeds, attention_mask=mask, position_ids=batch.position_ids, use_cache=False
-        ).last_hidden_state
-        target = batch.labels[:, 1:]
-        logits = self.logits(hidden[:, :-1][target >= 0]).float()
-        total = functional.cross_entropy(logits, target[target >= 0], reduction="sum")
-        losses = {"text": total / max(1.0, counts["text"])}
+        hidden = self.states(self.embed(batch.input_ids, fast, slow), batch)
+        losses = {"text": self.text_loss(self.logits_of_labels(hidden, batch), batch, counts)}
         if any(p.requires_grad for p in self.mask_head.parameters()):
             states = hidden[batch.input_ids == self.config.seg_token_id]
             masks = self._mask_losses(batch, states).items()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from timeexpert.config import ConfigError, at_least, divisible
-from timeexpert.families.base import ModelSettings
+from timeexpert.families.language_settings import LORA_TARGETS, LanguageSettings, LlmSizes, LoraUpdates
 
 from .answer_forms import AnswerForms
 from .frame_ids import EndOf
@@ -50,7 +50,7 @@ class VisionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LlmConfig:
+class LlmConfig(LlmSizes):
     """The language model of InternVL3-8B, which is Qwen2.5-7B's. ``model_type``: of transformers."""
 
     model_type: Literal["qwen2", "llama"] = "qwen2"
@@ -62,16 +62,6 @@ class LlmConfig:
     rope_theta: float = 1e6
     rms_norm_eps: float = 1e-6
     max_position_embeddings: int = 32768
-
-    def __post_init__(self) -> None:
-        at_least(1, self, "hidden_size", "intermediate_size", "num_hidden_layers", "max_position_embeddings")
-        divisible(self, "hidden_size", "num_attention_heads")
-        divisible(self, "num_attention_heads", "num_key_value_heads")
-        if self.hidden_size // self.num_attention_heads % 2:
-            raise ConfigError(
-                f"hidden_size / num_attention_heads ({self.hidden_size // self.num_attention_heads}) must be even: "
-                "rotary embeddings turn pairs."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,22 +109,13 @@ class SamConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraConfig:
+class LoraConfig(LoraUpdates):
     """Low-rank updates of the language model through PEFT (Sa2VA's values); ``rank`` 0: none."""
 
     rank: int = 256
     alpha: float = 512.0
     dropout: float = 0.05
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-    def __post_init__(self) -> None:
-        at_least(0, self, "rank")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout ({self.dropout}) must be 0 or more and less than 1.")
-        known = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-        for name in self.targets:
-            if name not in known:
-                raise ConfigError(f"targets: {name!r} is not one of {', '.join(known)}.")
+    targets: tuple[str, ...] = LORA_TARGETS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +145,7 @@ class MaskLossConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(ModelSettings):
+class ModelConfig(LanguageSettings):
     """Everything that shapes a VideoLoom.
 
     ``visual``: which tokens of a video are read: ``slowfast``; ``slow``, ``keyframes`` frames of grid x grid tokens;
@@ -201,11 +182,11 @@ class ModelConfig(ModelSettings):
     task_hints: bool = True
     prompted_frames: PromptedFrames = "keyframes"
     answers: AnswerForms = field(default_factory=AnswerForms)
-    initializer_range: float = 0.02
     internvl: str | None = None
     sam2: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(1, self, "max_frames", "keyframes", "fast_pool")
         if self.vision.grid % self.fast_pool:
             raise ConfigError(
@@ -219,8 +200,6 @@ class ModelConfig(ModelSettings):
             raise ConfigError(
                 f"id_text ({self.id_text!r}) cannot be filled in: {error!r}. Write braces but those of {{id}} twice."
             ) from None
-        if self.initializer_range <= 0:
-            raise ConfigError(f"initializer_range ({self.initializer_range}) must be positive.")
 
     @property
     def fast_tokens(self) -> int:
@@ -252,12 +231,6 @@ class ModelConfig(ModelSettings):
         of_video = {"slow": self.keyframes * self.slow_tokens, "fast": per_video * self.fast_tokens}
         of_video |= {"slowfast": sum(of_video.values()), "per_task": min(of_video.values())}
         return max(1, tokens // of_video[self.visual]) * per_video
-
-    def check_stage(self, where: str, kind: str, trains: tuple[str, ...] | None, num_frames: tuple[int, ...]) -> None:
-        """As :class:`ModelSettings`, and no LoRA where there is none."""
-        super().check_stage(where, kind, trains, num_frames)
-        if "lora" in (trains or ()) and not self.lora.rank:
-            raise ConfigError(f"{where}.trains names lora, and model.lora.rank is 0. Set model.lora.rank to 256.")
 
     def check_frames(self, where: str, num_frames: int) -> None:
         """As :class:`ModelSettings`."""

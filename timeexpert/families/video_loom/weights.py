@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
 
-from timeexpert.model.weights import SafetensorsFolder, WeightsError
+from timeexpert.families.published import Loaded, fill
+from timeexpert.model.weights import WeightsError
 
 from .model import VideoLoom
 
@@ -23,23 +21,17 @@ POSITIONS = "shared_image_embedding.positional_embedding"
 SAME_POSITIONS = "prompt_encoder.shared_embedding.positional_embedding"  # one random matrix that SAM2 has twice
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """Our names that hold published values."""
-
-    loaded: tuple[str, ...] = ()
-
-
 def load_published(model: VideoLoom, internvl: str | None, sam2: str | None) -> Loaded:
-    """Fill ``model`` from folders of safetensors, whole or in shards with an index; ``None`` leaves its own values.
+    """Fill ``model`` from folders of safetensors, as :func:`fill`; ``None`` leaves its own values.
 
     Tables of words may have more rows than the vocabulary has pieces: the first ones are taken. [SEG] then starts
-    from the mean of all words. Raises :class:`WeightsError` where a tensor is missing or has another shape.
+    from the mean of all words.
     """
-    names: tuple[str, ...] = ()
+    done = Loaded()
     if internvl is not None:
-        names += _fill(model, internvl, "mllm.", _of_internvl, may_cut=(WORDS, HEAD), may_lack=(HEAD,))
-        if HEAD not in names:  # tied to the table of words
+        which = "another model; of InternVL one in transformers' form, whose name ends in -hf"
+        done += fill(model, internvl, "mllm.", _of_internvl, may_cut=(WORDS, HEAD), may_lack=(HEAD,), which=which)
+        if HEAD in done.missing:  # tied to the table of words
             with torch.no_grad():
                 model.mllm.lm_head.weight.copy_(model.get_input_embeddings().weight)
         with torch.no_grad():
@@ -48,15 +40,15 @@ def load_published(model: VideoLoom, internvl: str | None, sam2: str | None) -> 
     if sam2 is not None:
         prefix = "mask_head.sam."
         twins = {prefix + POSITIONS: prefix + SAME_POSITIONS, prefix + SAME_POSITIONS: prefix + POSITIONS}
-        found = _fill(model, sam2, prefix, lambda name: name, may_lack=tuple(twins))
+        found = fill(model, sam2, prefix, may_lack=tuple(twins))
         own = model.state_dict()
         for name, twin in twins.items():
-            if name not in found:
-                if twin not in found:
+            if name in found.missing:
+                if twin in found.missing:
                     raise WeightsError(f"{sam2}: has neither {POSITIONS} nor {SAME_POSITIONS}. Give a folder of SAM2.")
                 own[name].copy_(own[twin])
-        names += found
-    return Loaded(names)
+        done += found
+    return done
 
 
 def _of_internvl(name: str) -> str:
@@ -64,41 +56,3 @@ def _of_internvl(name: str) -> str:
         if name.startswith(old):
             return new + name.removeprefix(old)
     return name
-
-
-@torch.no_grad()
-def _fill(
-    model: VideoLoom,
-    folder: str,
-    prefix: str,
-    rename: Callable[[str], str],
-    may_cut: tuple[str, ...] = (),
-    may_lack: tuple[str, ...] = (),
-) -> tuple[str, ...]:
-    own = {name: value for name, value in model.state_dict().items() if name.startswith(prefix)}
-    wanted = {name for name in own if ".lora_" not in name}
-    loaded = []
-    for name, value in SafetensorsFolder(folder):
-        target = prefix + rename(name)
-        if target not in own:  # LoRA keeps the matrix and its bias beside itself
-            owner, _, kind = target.rpartition(".")
-            target = f"{owner}.base_layer.{kind}"
-        if target not in own:
-            continue
-        shape = own[target].shape
-        if target in may_cut and len(value) > shape[0]:
-            value = value[: shape[0]]
-        if shape != value.shape:
-            raise WeightsError(
-                f"{folder}: {name} has shape {list(value.shape)}, this model's {list(shape)}. Set the sizes under "
-                "model to those of the folder's config.json, and text.tokenizer to its own."
-            )
-        own[target].copy_(value)
-        loaded.append(target)
-    if lost := sorted(wanted - set(loaded) - set(may_lack)):
-        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-        raise WeightsError(
-            f"{folder}: has no value for {', '.join(lost[:3])}{more}. Give the folder of another model; of InternVL "
-            "one in transformers' form, whose name ends in -hf."
-        )
-    return tuple(loaded)
