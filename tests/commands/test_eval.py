@@ -11,6 +11,12 @@ from tests.tiny import rows
 from timeexpert.cli import main
 
 
+@pytest.fixture(autouse=True)
+def without_java(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training run scores without METEOR's Java; so does what is compared with it."""
+    monkeypatch.delenv("TIMEEXPERT_METEOR_JAR", raising=False)
+
+
 def evaluate(run: Path, out: Path, *words: object) -> dict[str, Any]:
     """Evaluate into ``out``; what --json prints is in its metrics.json too."""
     assert main(["eval", str(run), "-o", str(out), "--json", "--device", "cpu", *map(str, words)]) == 0
