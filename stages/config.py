@@ -94,6 +94,7 @@ class StageConfig:
     schedule: Literal["cosine", "linear"] = "cosine"
     final_lr_ratio: float = 0.0
     warmup_ratio: float = 0.01
+    warmup_from: float = 0.0
     weight_decay: float = 0.1
     beta2: float = 0.95
     calibrate_gates: bool = False
@@ -109,7 +110,7 @@ class StageConfig:
         for name in ("lr", "matrix_lr", "gate_lr"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ConfigError(f"{name} ({getattr(self, name)}) must be positive.")
-        for name in ("final_lr_ratio", "warmup_ratio"):
+        for name in ("final_lr_ratio", "warmup_ratio", "warmup_from"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} ({getattr(self, name)}) must be between 0 and 1.")
         if not 0 < self.beta2 < 1:

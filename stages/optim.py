@@ -108,10 +108,11 @@ def _whole_on_each_rank(tensor: DTensor) -> DTensor:
 
 
 def rate(stage: StageConfig, step: int) -> float:
-    """Share of the peak rate at optimizer step ``step`` (0-based): linear warm-up, then decay to the final ratio."""
+    """Share of the peak rate at optimizer step ``step`` (0-based): linear warm-up from ``warmup_from`` of it,
+    then decay to the final ratio."""
     warmup = math.ceil(stage.warmup_ratio * stage.steps)
     if step < warmup:
-        return (step + 1) / warmup
+        return stage.warmup_from + (1 - stage.warmup_from) * (step + 1) / warmup
     progress = (step - warmup) / max(1, stage.steps - warmup)
     left = 1 - progress if stage.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
     return stage.final_lr_ratio + (1 - stage.final_lr_ratio) * left

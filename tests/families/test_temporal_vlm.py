@@ -120,6 +120,21 @@ def test_padding_changes_nothing(changes: dict[str, Any], words: SentencePieceTe
     assert (together[0] - together[3]).abs().max() > 3e-5
 
 
+def test_clips_that_are_not_there_are_zero_where_the_sequence_is_not_projected(words: SentencePieceText) -> None:
+    model = make(words, sequence_projection="none", llm_tokens=12)
+    (tokens,) = see(model, words, 2)  # two of three clips, four tokens each
+    assert not tokens[8:].any() and tokens[:8].any(1).all()
+
+
+def test_a_model_whose_sequence_is_pooled_continues_with_another_number_of_clips(words: SentencePieceText) -> None:
+    def config(**changes: Any) -> Any:
+        return make(words, **changes).config
+
+    pool, more = (config(sequence_projection="pool", clips=clips) for clips in (3, 5))
+    assert list(FAMILY.differing(pool, more)) == []
+    assert list(FAMILY.differing(config(), config(clips=5))) == ["clips is 3 there, 5 here"]
+
+
 def test_times_are_absolute_seconds_and_change_what_is_seen(words: SentencePieceText) -> None:
     model = make(words)
     writer, frames = writer_of(model, words), noise(9)
@@ -176,6 +191,10 @@ def test_trainable_parameters_are_the_papers(name: str, published: int) -> None:
     trained = [p for n, p in model.named_parameters() if FAMILY.part_of(n) not in ("vision_tower", "llm")]
     millions = (sum(p.numel() for p in trained) + lora) / 1e6
     assert abs(millions - published) < 0.02 * published, millions
+    if name == "temporal_vlm":  # a clip of 96 tokens, 576 in all, a BiLSTM of 768 each way, 96 tokens for LLaMA
+        shapes = {n: tuple(p.shape) for n, p in model.named_parameters()}
+        assert shapes["aggregator.rnn.weight_ih_l0"] == (4 * 768, 768)
+        assert shapes["projection.weight"] == (4096, 2 * 768) and shapes["sequence_projection.weight"] == (96, 576)
 
 
 def test_lora_changes_nothing_at_first_and_is_a_part_of_its_own(words: SentencePieceText) -> None:
@@ -326,6 +345,7 @@ def test_more_frames_than_positions_are_refused_and_fewer_than_clips_are_not(pre
         ({"fusion_heads": 3}, r"fusion_heads \(3\) does not divide qformer.hidden_size \(16\)"),
         ({"clips": 0}, r"clips \(0\) must be 1 or more"),
         ({"clip_tokens": "overlap_add", "video_queries": 2}, r"overlap_add needs window \(3\) to be a multiple"),
+        ({"clip_tokens": "non_overlapping"}, r"window \(3\) must be a multiple of the step between windows \(2\)"),
     ],
 )
 def test_settings_that_make_no_model_are_refused(changes: dict[str, Any], words_: str) -> None:

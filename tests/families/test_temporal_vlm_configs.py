@@ -17,7 +17,7 @@ from timeexpert.families import family
 from timeexpert.families.temporal_vlm.settings import ModelConfig
 from timeexpert.stages.config import RunConfig
 from timeexpert.stages.models import build_model
-from timeexpert.stages.optim import freeze
+from timeexpert.stages.optim import freeze, rate
 from timeexpert.tokenization import Event, EventSequence
 from timeexpert.tokenization.text import SentencePieceText
 
@@ -50,6 +50,7 @@ def test_the_papers_config_has_the_hyperparameters_of_table_7() -> None:
     assert (stage.lr, stage.weight_decay, stage.beta2, stage.sampling) == (5e-5, 0.01, 0.999, "uniform")
     assert stage.batch_videos == 1 and stage.accumulate == 32 and stage.num_frames == (6 * 96,)
     assert stage.steps == -(-7 * 142_000 // 32)
+    assert stage.warmup_from * stage.lr == 5e-6 and rate(stage, 0) == pytest.approx(0.1, abs=1e-3)
     short = load(RunConfig, CONFIGS / "temporal_vlm_3_epochs.yaml").stages[0].steps
     assert short == -(-3 * 142_000 // 32)
 
@@ -87,9 +88,12 @@ def test_there_is_a_row_for_every_row_of_the_papers_tables() -> None:
         "table5": 6,
         "table13": 3,
         "baselines": 3,
+        "table8": 2,
+        "llm": 2,
     }
     for tree in LISTS.values():
         assert tree["base"] == "temporal_vlm_tiny"
+        configs = [str(to_tree(load(RunConfig, TINY, row["set"]))) for row in tree["rows"]]
+        assert len(set(configs)) == len(configs)
         models = [str(to_tree(load(RunConfig, TINY, row["set"]).model)) for row in tree["rows"]]
-        assert len(set(models)) == len(models)
         assert str(to_tree(load(RunConfig, TINY).model)) in models

@@ -160,7 +160,9 @@ def test_the_lists_of_the_repository_compare_what_their_rows_say() -> None:
     tables = {
         "temporal_vlm_table4": 4,
         "temporal_vlm_table5": 6,
+        "temporal_vlm_table8": 2,
         "temporal_vlm_table13": 3,
+        "temporal_vlm_llm": 2,
         "temporal_vlm_baselines": 3,
     }
     assert tables.items() <= counts.items()

@@ -31,6 +31,7 @@ SHAPES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attentio
 VISION_SHAPES = (*SHAPES, "image_size", "patch_size")
 QFORMER_SHAPES = (*SHAPES, "vocab_size", "cross_attention_frequency")
 TEXT_SHAPES = (*SHAPES, "num_key_value_heads", "vocab_size")
+# the number of clips comes first: it shapes nothing where the sequence is pooled
 SAME = ("clips", "frames_per_clip", "window", "overlap", "video_queries", "num_queries", "fusion", "fusion_heads")
 SWITCHES = ("fusion_residual", "clip_tokens", "clip_length", "aggregator", "sequence_projection", "llm_tokens")
 STAMPS = ("timestamps", "slice_query_tokens", "mask_timestamp_padding", "partial_windows", "prompt_times")
@@ -102,7 +103,8 @@ class TemporalVLMFamily(Family):
         yield from differences("qformer.", QFORMER_SHAPES, found.qformer_config, wanted.qformer_config)
         yield from differences("video ", SHAPES, found.video_config, wanted.video_config)
         yield from differences("llm.", TEXT_SHAPES, found.text_config, wanted.text_config)
-        yield from differences("", OWN_SHAPES, found, wanted)
+        any_clips = found.sequence_projection == wanted.sequence_projection == "pool"
+        yield from differences("", OWN_SHAPES[1:] if any_clips else OWN_SHAPES, found, wanted)
 
     def writer(self, config: TemporalVLMConfig, text: TextTokenizer) -> ClipWriter:
         """As :class:`Family`."""

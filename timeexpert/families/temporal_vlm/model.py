@@ -82,10 +82,9 @@ class TemporalVLM(LanguageVideoLLM):
         slots = clips.new_zeros(videos * c.clips, *clips.shape[1:]).index_copy(0, present, clips)
         slot_mask = there.new_zeros(videos * c.clips, there.shape[1]).index_copy(0, present, there)
         features, there = self.aggregator(slots.unflatten(0, (videos, -1)), slot_mask.unflatten(0, (videos, -1)))
-        out = self.projection(features)
+        out = self.projection(features) * there[..., None]  # what is not there is zero, and adds nothing to a sum
         if self.sequence_projection is not None:
-            # what is not there is zero, and adds nothing to the sums over the sequence
-            out = self.sequence_projection((out * there[..., None]).transpose(1, 2)).transpose(1, 2)
+            out = self.sequence_projection(out.transpose(1, 2)).transpose(1, 2)
         elif c.sequence_projection == "pool":
             rows = [
                 functional.adaptive_avg_pool1d(x[own].t(), c.llm_tokens).t() for x, own in zip(out, there, strict=True)

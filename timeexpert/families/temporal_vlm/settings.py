@@ -157,6 +157,11 @@ class ModelConfig(LanguageSettings):
                 f"clip_tokens overlap_add needs window ({self.window}) to be a multiple of video_queries "
                 f"({self.video_queries}), or the other way round: tokens are laid over frames evenly."
             )
+        if self.clip_tokens == "non_overlapping" and self.window % (self.window - self.overlap):
+            raise ConfigError(
+                f"clip_tokens non_overlapping needs windows that meet: window ({self.window}) must be a multiple of "
+                f"the step between windows ({self.window - self.overlap}), or frames would be left out."
+            )
         if self.sequence_projection == "none" and (self.sequence != self.llm_tokens or self.clip_tokens != "pool"):
             raise ConfigError(
                 f"sequence_projection none needs clip_tokens pool and as many tokens behind the aggregator "
