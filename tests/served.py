@@ -1,4 +1,4 @@
-"""``timeexpert serve checkpoints/tiny`` in a process of its own, as people start it."""
+"""``timeexpert serve`` in a process of its own, as people start it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @contextmanager
-def served(*options: str, **environment: str) -> Iterator[str]:
+def served(*options: str, model: str | Path = "checkpoints/tiny", **environment: str) -> Iterator[str]:
     """Its address, like http://127.0.0.1:8000; at the end it is told to stop, and must stop."""
-    command = [sys.executable, "-u", "-m", "timeexpert", "serve", "checkpoints/tiny", "--port", "0", "--device", "cpu"]
+    command = [sys.executable, "-u", "-m", "timeexpert", "serve", str(model), "--port", "0", "--device", "cpu"]
     env = {**os.environ, "NO_COLOR": "1", **environment}
     with subprocess.Popen([*command, *options], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
-            assert line.startswith("tiny answers at http://127.0.0.1:")
+            assert line.startswith(f"{Path(model).name} answers at http://127.0.0.1:")
             yield line.split(" at ")[1].split("/v1/")[0]
             process.terminate()
             assert process.wait(timeout=60) == 0

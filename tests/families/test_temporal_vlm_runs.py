@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from safetensors.torch import load_file
 from torch.testing import assert_close
@@ -23,6 +24,7 @@ from timeexpert.stages.config import RunConfig
 from timeexpert.stages.loop import StageRun, Stopped
 
 from ..ranks import run_ranks, train_ranks
+from ..served import served
 from ..tiny import STAGE, TIMED, config_tree, rows, run_config, train, write_config
 from .conftest import settings
 
@@ -133,6 +135,21 @@ def test_eval_predict_and_checkpoint_commands_take_the_run(
     assert main(["checkpoint", "verify", str(checkpoint)]) == 0
     assert main([*asked, "--num-frames", "16"]) == 2
     assert "16 frames: this model takes 1 to 15" in capsys.readouterr().err
+
+
+@pytest.mark.slow  # it starts the command
+def test_the_command_serves_it(run: Path, tiny_data: Path) -> None:
+    video = next((tiny_data / "held_out.raw" / "media").glob("*.mp4"))
+    with served(model=run) as url:
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
+        file = client.files.create(file=video, purpose="user_data")
+        content = [{"type": "file", "file": {"file_id": file.id}}, {"type": "text", "text": "When does it grow?"}]
+        asked: Any = {"model": "run", "messages": [{"role": "user", "content": content}]}
+        answer = client.chat.completions.create(**asked)
+        with client.chat.completions.create(**asked, stream=True) as stream:
+            told = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+    text = answer.choices[0].message.content
+    assert text and told == text
 
 
 def test_a_server_answers_streams_and_says_that_there_are_no_experts(run: Path, tiny_data: Path) -> None:
