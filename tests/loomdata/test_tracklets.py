@@ -10,10 +10,10 @@ from timeexpert.loomdata.tracklets import (
     filled,
     grid_times_s,
     inside,
+    is_visible,
     nearest,
     stretches,
     visible_share,
-    within,
     without,
 )
 
@@ -55,11 +55,11 @@ def test_masks_are_filled_and_taken_away_shot_by_shot():
     assert seen(without(one, SHOTS, [0])) == [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1]
 
 
-def test_a_part_of_a_track_ends_before_its_end_and_stands_rounding():
-    one = track(1, 1, 0, 0, 0, 0, 1)
-    assert within(one, 0.5, 1.5).times_s == (0.5, 1.0)
-    assert within(one, 0.5004, 1.5004).times_s == (0.5, 1.0)
-    assert within(one, 1.0, 3.0) is None and within(one, 0.1, 0.2) is None
+def test_who_is_visible_has_a_mask_before_the_end_and_rounding_is_stood():
+    one = track(0, 1, 0, 0, 0, 0, 1)
+    assert is_visible(one, 0.5, 1.0) and is_visible(one, 0.5004, 1.0) and is_visible(one, 0.0, 1.5)
+    assert not is_visible(one, 0.0, 0.5) and not is_visible(one, 0.0, 0.5004)
+    assert not is_visible(one, 1.0, 3.0) and not is_visible(one, 0.1, 0.2)
 
 
 def test_adjacent_shots_with_tracklets_become_one_stretch():

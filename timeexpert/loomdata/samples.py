@@ -13,7 +13,7 @@ from timeexpert.tokenization import Event, EventSequence
 from .actions import Stretch
 from .shots import Shot
 from .store import VideoState
-from .tracklets import within, without
+from .tracklets import is_visible, without
 
 SOURCE = "loomdata"
 
@@ -24,8 +24,9 @@ def samples_of(
     """The samples of a video in order of time, and rows about what gave none.
 
     Grounding (``moment_retrieval``): when does this action happen? Segmentation (``referring_segmentation``): the
-    person while the action lasts; its track holds the masks from the action's start to its end. ``fps`` is that of the
-    frame ids; ``instructions`` word the questions.
+    person while the action lasts; its event says when, and its track holds the masks of the whole video: frames that
+    training samples outside the action would take the mask of the nearest time otherwise. ``fps`` is that of the frame
+    ids; ``instructions`` word the questions.
     """
     found, filled = state.result("actions"), state.result("fill")
     removed = set(filled["tracklets"]) - set(found["tracklets"])
@@ -42,17 +43,16 @@ def samples_of(
         for said in row.get("ranges", []):
             start_s, end_s = stretch.seconds(said["first"], said["last"], fps)
             meta = {SOURCE: {"frame_ids": [said["first"], said["last"]], "stretch_s": list(where.values()), **about}}
-            for task, masks in (
-                ("moment_retrieval", None),
-                ("referring_segmentation", within(track, start_s, end_s)),
-            ):
-                if masks is None and task == "referring_segmentation":
-                    reason = f"the person has no mask from {start_s:.2f} to {end_s:.2f} s; the grounding form is kept."
-                    left_out.append({"step": "samples", "kind": "no mask in a range", "reason": reason, **where})
-                    continue
-                samples.append(
-                    _sample(state, instructions, task, start_s, end_s, said["text"], duration_s, masks, meta)
-                )
+            forms: list[tuple[str, MaskTrack | None]] = [("moment_retrieval", None)]
+            if is_visible(track, start_s, end_s):
+                forms.append(("referring_segmentation", track))
+            else:
+                reason = f"the person has no mask from {start_s:.2f} to {end_s:.2f} s; the grounding form is kept."
+                left_out.append({"step": "samples", "kind": "no mask in a range", "reason": reason, **where})
+            samples += [
+                _sample(state, instructions, task, start_s, end_s, said["text"], duration_s, masks, meta)
+                for task, masks in forms
+            ]
     return samples, left_out
 
 

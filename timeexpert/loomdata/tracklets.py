@@ -57,13 +57,10 @@ def filled(track: MaskTrack, part: MaskTrack) -> MaskTrack:
     return replace(track, rles=tuple(rles))
 
 
-def within(track: MaskTrack, start_s: float, end_s: float) -> MaskTrack | None:
-    """The part of the track from ``start_s`` to before ``end_s``; ``None`` where the person is never visible in it."""
-    numbers = [i for i, t in enumerate(track.times_s) if start_s - ROUNDED_S <= t < end_s - ROUNDED_S]
-    if all(track.rles[i] is None for i in numbers):
-        return None
-    times = tuple(track.times_s[i] for i in numbers)
-    return MaskTrack(track.size, times, tuple(track.rles[i] for i in numbers), track.object_id)
+def is_visible(track: MaskTrack, start_s: float, end_s: float) -> bool:
+    """Whether the person has a mask from ``start_s`` to before ``end_s``."""
+    pairs = zip(track.times_s, track.rles, strict=True)
+    return any(rle is not None and start_s - ROUNDED_S <= t < end_s - ROUNDED_S for t, rle in pairs)
 
 
 def stretches(shots: Sequence[Shot], with_tracklet: Collection[int]) -> list[Stretch]:
