@@ -57,3 +57,10 @@ def test_masks_that_people_removed_are_null_and_an_action_without_a_mask_has_the
     assert [rle is None for rle in found[1].tracks[0].rles] == [True] * 4 + [False] * 6 + [True] * 2
     assert [row["kind"] for row in left_out] == ["no mask in a range"]
     assert "no mask from 5.00 to 6.00 s" in left_out[0]["reason"]
+
+
+def test_a_video_whose_masks_people_all_removed_is_named(tmp_path):
+    assert samples(tmp_path, kept=[], stretches=[]) == (
+        [],
+        [{"step": "verify", "kind": "no tracklet left", "reason": "people removed the masks of every shot."}],
+    )

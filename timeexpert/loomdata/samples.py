@@ -35,6 +35,9 @@ def samples_of(
     duration_s = float(state.result("shots")["duration_s"])
     samples: list[Sample] = []
     left_out: list[dict[str, Any]] = []
+    if not found["tracklets"]:
+        reason = "people removed the masks of every shot."
+        left_out.append({"step": "verify", "kind": "no tracklet left", "reason": reason})
     for row in found["stretches"]:
         stretch = Stretch(row["start_s"], row["end_s"], tuple(row["shots"]))
         where = {"start_s": round(stretch.start_s, 3), "end_s": round(stretch.end_s, 3)}
