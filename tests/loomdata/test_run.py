@@ -162,8 +162,13 @@ def test_nothing_goes_on_before_people_verified_it(media, tmp_path):
         assert run(media, tmp_path, chat).waiting == 2
         accept_all(tmp_path)
         report = run(media, tmp_path, chat)
-    assert (report.waiting, report.annotated, report.samples, report.shards) == (0, 2, 8, 1)
-    assert {row["meta"]["loomdata"]["verified"] for row in read_rows(tmp_path / "samples.jsonl")} == {True}
+        assert (report.waiting, report.annotated, report.samples, report.shards) == (0, 2, 8, 1)
+        assert {row["meta"]["loomdata"]["verified"] for row in read_rows(tmp_path / "samples.jsonl")} == {True}
+        _, two = reviews(tmp_path / "videos")
+        decide(tmp_path / "videos", two.key, two.tracks, 2, 0, None)
+        report = run(media, tmp_path, chat)
+    assert (report.waiting, report.samples, report.shards) == (1, 4, 0)
+    assert not (tmp_path / "shards").exists()  # they held the samples of both videos
 
 
 def test_a_removed_mask_splits_a_stretch_and_a_rejected_video_is_dropped(media, tmp_path):

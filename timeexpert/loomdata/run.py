@@ -261,6 +261,7 @@ class _Run:
                 report.annotated += bool(samples)
                 report.stretches += len(state.result("actions")["stretches"])
                 report.samples += len(samples)
+        _remove_shards_of_others(self.out / SHARDS, self.out / f"{SAMPLES}.part")
         os.replace(self.out / f"{SAMPLES}.part", self.out / SAMPLES)
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_atomically(self.out / LEFT_OUT, text.encode("utf-8", "backslashreplace"))
@@ -271,20 +272,12 @@ class _Run:
         write_atomically(self.out / REPORT, (json.dumps(asdict(report), indent=1) + "\n").encode())
 
     def _build_shards(self) -> int:
-        """Shards of the samples; those of other samples, which an earlier run wrote, are replaced."""
-        shards = self.out / SHARDS
-        with open(self.out / SAMPLES, "rb") as file:
-            samples = hashlib.file_digest(file, "sha256").hexdigest()
-        try:
-            if shards.is_dir() and read_manifest(shards)["build"].get("samples") != samples:
-                shutil.rmtree(shards)
-        except UserError:
-            shutil.rmtree(shards)  # unfinished or damaged: it is made from the samples alone
+        """Shards of the samples; how many there are."""
         context = self.context
         built = build(
             self.out / SAMPLES,
             context.media,
-            shards,
+            self.out / SHARDS,
             workers=context.workers,
             timeout_s=context.timeout_s,
             decode=False,
@@ -292,6 +285,20 @@ class _Run:
         for kind, count in built.reasons.items():
             self.report.left_out[f"shards: {kind}"] = count
         return built.shards
+
+
+def _remove_shards_of_others(shards: Path, samples: Path) -> None:
+    """Remove shards that an earlier run made of other samples: they may hold videos that people rejected since."""
+    if not shards.is_dir():
+        return
+    with open(samples, "rb") as file:
+        wanted = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        same = read_manifest(shards)["build"].get("samples") == wanted
+    except UserError:
+        same = False  # unfinished or damaged: it is made from the samples alone
+    if not same:
+        shutil.rmtree(shards)
 
 
 def _built_on(settings: Any, *after: str) -> Callable[[VideoState], Any]:
