@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from timeexpert.data.endpoint import Endpoint, Message
+from timeexpert.data.media import MediaError
+from timeexpert.data.video import VideoError
 
 
 @dataclass(frozen=True)
@@ -40,25 +43,17 @@ def ask_all(endpoint: Endpoint, questions: Sequence[Question], attempts: int) ->
     """(number of the question, what its answer says) as each is settled.
 
     A faulty answer goes back with its fault, up to ``attempts`` questions in all. Only good answers are kept in the
-    endpoint's cache, so that a later run asks anew about what was refused. Raises ``EndpointError``.
+    endpoint's cache, so that a later run asks anew about what was refused. A question whose video cannot be read is
+    refused, and the others are asked. Raises ``EndpointError``.
     """
     talks: dict[int, list[Message]] = {i: [] for i in range(len(questions))}
     for attempt in range(1, attempts + 1):
-        active = list(talks)
-        number = 0
-
-        def good(text: str) -> bool:
-            return not isinstance(questions[active[number]].read(text), Fault)  # noqa: B023 (called in order, below)
-
-        answers = endpoint.ask(([*questions[i].messages(), *talks[i]] for i in active), good)
-        while number < len(active):
-            answer = next(answers)  # calls good() while `number` is still its own
-            i, number = active[number], number + 1
-            if answer.text is None:
+        for i, said in _asked_once(endpoint, questions, talks):
+            if isinstance(said, Refused):
                 del talks[i]
-                yield i, Refused("no answer", answer.error)
+                yield i, said
                 continue
-            result = questions[i].read(answer.text)
+            result = _read(questions[i], said)
             if not isinstance(result, Fault):
                 del talks[i]
                 yield i, result
@@ -68,4 +63,40 @@ def ask_all(endpoint: Endpoint, questions: Sequence[Question], attempts: int) ->
                 yield i, Refused("not the form asked for", f"asked {times}; the last answer: {result.reason}")
             else:
                 again = f"This answer cannot be used: {result.reason} Answer again, in the form asked for."
-                talks[i] += [{"role": "assistant", "content": answer.text}, {"role": "user", "content": again}]
+                sent_back = said.encode("utf-8", "replace").decode()
+                talks[i] += [{"role": "assistant", "content": sent_back}, {"role": "user", "content": again}]
+
+
+def _asked_once(
+    endpoint: Endpoint, questions: Sequence[Question], talks: Mapping[int, list[Message]]
+) -> Iterator[tuple[int, str | Refused]]:
+    """Each question of ``talks`` with what was said so far: (its number, the answer or why there is none)."""
+    asked: deque[int] = deque()  # whose answers are to come, in this order
+    unreadable: list[tuple[int, Refused]] = []
+
+    def conversations() -> Iterator[list[Message]]:
+        for i in list(talks):
+            try:
+                messages = questions[i].messages()
+            except (VideoError, MediaError) as error:
+                unreadable.append((i, Refused("unreadable video", str(error))))
+                continue
+            asked.append(i)
+            yield [*messages, *talks[i]]
+
+    def good(text: str) -> bool:
+        return not isinstance(_read(questions[asked[0]], text), Fault)
+
+    for answer in endpoint.ask(conversations(), good):
+        i = asked.popleft()
+        yield i, Refused("no answer", answer.error) if answer.text is None else answer.text
+    yield from unreadable
+
+
+def _read(question: Question, text: str) -> Any | Fault:
+    """What an answer says; half a surrogate pair, which JSON can hold and UTF-8 cannot, is a fault of any answer."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return Fault(f"character {error.start + 1} is half of a surrogate pair, which is no text.")
+    return question.read(text)
