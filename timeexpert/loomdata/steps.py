@@ -17,6 +17,7 @@ from timeexpert.data.mask_tracks import MaskTrack
 from timeexpert.data.media import MediaError, resolve_media
 from timeexpert.data.pool import Failed, WorkerPool
 from timeexpert.data.video import Video, VideoError
+from timeexpert.errors import UserError
 
 from .asking import Refused, ask_all
 from .config import AnnotateConfig, ShotsConfig
@@ -79,10 +80,14 @@ def find_shots(context: Context, states: Sequence[VideoState]) -> Results:
                 kind = "unreadable video" if seen.kind == "refused" else f"decoding failed: {seen.kind}"
                 yield state, Refused(kind, seen.about(state.video))
                 continue
-            features = seen.features
-            if model is not None:
-                features = model.of(context.media, state.video, seen.feature_times_s)
-            found = segment(features, max_change_points=config.kts_max_change_points, penalty=config.kts_penalty)
+            try:
+                features = seen.features
+                if model is not None:
+                    features = model.of(context.media, state.video, seen.feature_times_s)
+                found = segment(features, max_change_points=config.kts_max_change_points, penalty=config.kts_penalty)
+            except UserError as error:
+                yield state, Refused("no features", str(error))
+                continue
             change_points_s = [float(seen.feature_times_s[i]) for i in found.change_points]
             cuts = join(seen.scene_cuts_s, change_points_s, seen.duration_s)
             shots = shots_between(cuts, seen.duration_s, config.min_shot_s)
