@@ -1,5 +1,7 @@
 """GroundingDINO and SAM2 of transformers behind the adapters, tiny and random: wiring, not quality."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenc
 from timeexpert.data.video import Video
 from timeexpert.errors import UserError
 from timeexpert.loomdata.features import VisionFeatures
+from timeexpert.loomdata.models import identity
 from timeexpert.loomdata.persons import GroundingDino, as_query, inside
 from timeexpert.loomdata.tracking import Sam2Tracker
 
@@ -119,6 +122,16 @@ def test_a_vision_model_describes_frames_for_kts(tmp_path, clip):
     save_tiny_dino(tmp_path / "dinov2")
     features = VisionFeatures(str(tmp_path / "dinov2"), "cpu").of(clip.parent, "clip.mp4", np.arange(0, 9, 0.5))
     assert features.shape == (18, 32) and np.allclose(np.linalg.norm(features, axis=1), 1, atol=1e-5)
+
+
+def test_other_weights_of_the_same_shape_are_another_model_and_a_copy_is_the_same(tmp_path):
+    for name, weights in (("a", b"\0\1"), ("copy", b"\0\1"), ("trained", b"\0\2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").write_bytes(weights)
+    os.utime(tmp_path / "copy" / "model.safetensors", (0, 0))
+    assert identity(str(tmp_path / "a")) == identity(str(tmp_path / "copy")) != identity(str(tmp_path / "trained"))
+    assert identity("facebook/sam2-hiera-large") == "facebook/sam2-hiera-large"
 
 
 def test_a_folder_without_a_model_is_named_with_its_setting(tmp_path):

@@ -30,13 +30,12 @@ def load_pretrained(kind: Any, name: str, setting: str, device: str | None = Non
 
 
 def identity(name: str) -> str:
-    """What tells two models apart: the name and, of a folder, its config and the names and sizes of its files."""
+    """What tells two models apart: of a folder a hash of its files, names and contents; of the hub the name alone."""
     folder = Path(name)
     if not folder.is_dir():
         return name
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.is_file()):
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        if path.name == "config.json":
-            digest.update(path.read_bytes())
+        with open(path, "rb") as file:
+            digest.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode())
     return digest.hexdigest()
