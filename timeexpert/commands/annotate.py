@@ -105,16 +105,24 @@ def _print(report: AnnotateReport) -> None:
         kinds = ", ".join(f"{kind} {count}" for kind, count in report.left_out.items())
         console.print(f"left out: {kinds} (left-out.jsonl)")
     table = Table("step", "videos", "seconds", "frames", "requests", "tokens", title="cost of all runs so far")
+    priced = any(cost.get("cost") for cost in report.cost.values())
+    if priced:
+        table.add_column("money")
     table.title_justify = "left"
     for column in table.columns[1:]:
         column.justify = "right"
     for step, cost in report.cost.items():
         tokens = cost["prompt_tokens"] + cost["completion_tokens"]
         numbers = (cost["videos"], cost["seconds"], cost["frames"], cost["requests"], tokens)
-        table.add_row(step, *(f"{number:g}" if number else "" for number in numbers))
+        cells = [f"{number:g}" if number else "" for number in numbers]
+        table.add_row(step, *cells, *([_money(cost.get("cost"))] if priced else []))
     console.print(table)
     if untold := sum(cost.get("without_usage", 0) for cost in report.cost.values()):
         console.print(f"{untold:g} answers came without a count of tokens; the tokens are those of the others.")
     if report.waiting:
         console.print(f"{report.waiting} videos wait for people: timeexpert annotate ... -o {report.out} --verify")
         console.print("Then run this command again. Shards are written when no video waits any more.")
+
+
+def _money(cost: float | None) -> str:
+    return "?" if cost is None else f"{cost:.4g}" if cost else ""

@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from . import actions, description
 from .acting import annotate_actions
 from .asking import Refused
 from .config import AnnotateConfig
+from .cost import StepCost, total_cost
 from .models import identity
 from .review import read_review
 from .samples import samples_of
@@ -52,7 +53,6 @@ from .store import VIDEOS, VideoState, digest, open_state
 
 SHARDS, CACHE = "shards", "cache"
 SAMPLES, LEFT_OUT, COST, REPORT = "samples.jsonl", "left-out.jsonl", "cost.jsonl", "annotate.json"
-COUNTED = ("requests", "from_cache", "failed", "retries", "prompt_tokens", "completion_tokens", "without_usage")
 Progress = Callable[[int, int, str], None]
 
 
@@ -65,7 +65,8 @@ class AnnotateReport:
     """What a run came to; also the content of ``annotate.json``.
 
     Counts are of videos unless named otherwise. ``left_out`` counts rows of ``left-out.jsonl`` by kind. ``cost`` sums,
-    by step and over all runs so far, seconds, frames, requests and tokens.
+    by step and over all runs so far, seconds, frames, requests, tokens and money (``cost``; ``None`` where it is not
+    known).
     """
 
     out: str
@@ -77,7 +78,7 @@ class AnnotateReport:
     samples: int = 0
     shards: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
-    cost: dict[str, dict[str, float]] = field(default_factory=dict)
+    cost: dict[str, dict[str, Any]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -193,27 +194,22 @@ class _Run:
         return [state for state in states if state.dropped is None and id(state) not in refused]
 
     def _work(self, name: str, results: Results, total: int, inputs: dict[int, str], refused: set[int]) -> None:
-        usage = self.context.endpoint.usage
-        before, began = asdict(usage), time.perf_counter()
-        last, frames, done = began, 0, 0
+        cost, last = StepCost(self.out / COST, name, self.context.endpoint), time.perf_counter()
         self.progress(0, total, name)
         try:
-            for done, (state, outcome) in enumerate(results, 1):  # noqa: B007 (used below)
+            for done, (state, outcome) in enumerate(results, 1):
                 now = time.perf_counter()
                 if isinstance(outcome, Refused):
                     refused.add(id(state))
                     self._leave_out(state.video, {"step": name, **asdict(outcome)})
+                    cost.add(refused=True)
                 else:
-                    frames += outcome.frames
                     self._save(state, name, inputs[id(state)], outcome, now - last)
+                    cost.add(frames=outcome.frames)
                 last = now
                 self.progress(done, total, name)
         finally:
-            spent = {key: value - before[key] for key, value in asdict(usage).items() if key in COUNTED}
-            row = {"step": name, "videos": done, "refused": len(refused), "frames": frames, **spent}
-            row["seconds"] = round(time.perf_counter() - began, 3)
-            with open(self.out / COST, "a", encoding="utf-8") as file:
-                write_row(file, row)
+            cost.write()
 
     def _save(self, state: VideoState, name: str, inputs: str, outcome: Outcome, seconds: float) -> None:
         state.save(name, inputs, outcome.result, seconds=seconds, frames=outcome.frames, whole=outcome.whole)
@@ -304,26 +300,6 @@ def _remove_shards_of_others(shards: Path, samples: Path) -> None:
 def _built_on(settings: Any, *after: str) -> Callable[[VideoState], Any]:
     """What a step's result for a video is made from: its settings, and what the results before it were made from."""
     return lambda state: [settings, [state.inputs[name] for name in after]]
-
-
-def total_cost(path: Path) -> dict[str, dict[str, float]]:
-    """Sums of the rows of ``cost.jsonl`` by step."""
-    totals: dict[str, dict[str, float]] = {}
-    for row in _rows(path):
-        step = totals.setdefault(str(row.pop("step")), {})
-        for name, value in row.items():
-            step[name] = round(step.get(name, 0) + value, 3)
-    return totals
-
-
-def _rows(path: Path) -> Iterable[dict[str, Any]]:
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            yield dict(json.loads(line))
-        except ValueError:  # a kill cut the last row short
-            continue
 
 
 def _removed(state: VideoState) -> Sequence[int]:
