@@ -1,9 +1,12 @@
 """What people decided: where a video stands, what a decision replaces, and files that are damaged."""
 
+import asyncio
 import json
 
 import pytest
 
+from timeexpert.cli import main
+from timeexpert.loomdata import verify_app
 from timeexpert.loomdata.review import Review, ReviewError, decide, read_review, reviews
 from timeexpert.loomdata.shots import Shot
 from timeexpert.loomdata.store import open_state
@@ -57,6 +60,20 @@ def test_decisions_about_masks_that_are_no_more_do_not_count_and_are_kept(tmp_pa
     assert json.loads((tmp_path / "k" / "decisions-m1.json").read_text())["rounds"]["1"] == {"1": "accept"}
     assert read_review(tmp_path / "k").decisions[1] == {0: "accept"}
     assert decide(tmp_path, "k", "m2", 1, 0, None).decisions == {1: {}, 2: {}}
+
+
+def test_a_video_that_left_the_input_is_not_asked_about(tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path / "videos" / name)
+        row = json.loads((tmp_path / "videos" / name / "review.json").read_text())
+        (tmp_path / "videos" / name / "review.json").write_text(json.dumps({**row, "video": f"{name}.mp4"}))
+    assert [review.key for review in reviews(tmp_path / "videos")] == ["a", "b"]
+    shown = asyncio.run(verify_app._Routes(tmp_path / "videos", {"b.mp4", "c.mp4"}).videos(None)).body
+    assert [row["video"] for row in json.loads(shown)] == ["b.mp4"]
+    media = tmp_path / "media"
+    media.mkdir()
+    (media / "c.mp4").touch()
+    assert main(["annotate", str(media), "-o", str(tmp_path), "--verify"]) == 2  # it would serve a page of a and b
 
 
 @pytest.mark.parametrize(

@@ -336,7 +336,7 @@ def test_bad_inputs_are_named(media, tmp_path, capsys):
     assert main(["annotate", str(media)]) == 2
     assert "annotate needs -o DIR" in capsys.readouterr().err
     assert main(["annotate", str(media), "-o", str(tmp_path / "x"), "--verify"]) == 2
-    assert "holds no masks to verify" in capsys.readouterr().err
+    assert "holds no masks to verify of these videos" in capsys.readouterr().err
     assert main(["annotate", str(media), "--print-config", "shots.max_shots=20"]) == 0
     assert "max_shots: 20" in capsys.readouterr().out
 

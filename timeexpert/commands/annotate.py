@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output is None:
         raise UserError("annotate needs -o DIR, the folder for samples and all results.")
     if args.verify:
-        return _verify(args.output, args.port)
+        return _verify(args.videos, args.output, args.port)
     with shown("annotating", quiet=args.json) as progress:
         report = annotate(
             args.videos,
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if report.samples or report.waiting else 1
 
 
-def _verify(out: Path, port: int) -> int:
+def _verify(videos: Path, out: Path, port: int) -> int:
     from timeexpert.errors import UserError
 
     if not 0 <= port <= 65535:
@@ -88,9 +88,11 @@ def _verify(out: Path, port: int) -> int:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UserError(f"{error.name} is not installed. Run: pip install 'timeexpert[loomdata]'") from None
+    from timeexpert.loomdata.run import find_videos
     from timeexpert.loomdata.verify_app import serve
 
-    serve(out, port, ready=lambda url: print(f"verify at {url}/ ; Ctrl-C stops the page", flush=True))
+    _, names = find_videos(videos)
+    serve(out, port, names=set(names), ready=lambda url: print(f"verify at {url}/ ; Ctrl-C stops the page", flush=True))
     return 0
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -171,11 +171,14 @@ def read_review(folder: Path) -> Review | None:
     return review
 
 
-def reviews(videos: Path) -> Iterator[Review]:
-    """Every video that can be verified, by the names of their folders."""
+def reviews(videos: Path, names: Collection[str] | None = None) -> Iterator[Review]:
+    """Every video that can be verified, by the names of their folders; with ``names`` the videos of these names alone.
+
+    A folder of results stays when its video leaves the input.
+    """
     for folder in sorted(path for path in videos.iterdir() if path.is_dir()) if videos.is_dir() else []:
         review = read_review(folder)
-        if review is not None:
+        if review is not None and (names is None or review.video in names):
             yield review
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import mimetypes
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -37,14 +37,18 @@ MAX_BODY_BYTES = 4096
 FIELDS = ("video", "tracks", "round", "shot", "decision")
 
 
-def create_app(out: Path) -> FastAPI:
-    """The ASGI application for the folder of an annotation. Raises ``UserError`` where nothing can be verified."""
+def create_app(out: Path, names: Collection[str] | None = None) -> FastAPI:
+    """The ASGI application for the folder of an annotation; with ``names`` for the videos of these names alone.
+
+    Raises ``UserError`` where nothing can be verified.
+    """
     videos = out / VIDEOS
-    if not any(True for _ in reviews(videos)):
+    if not any(True for _ in reviews(videos, names)):
         raise UserError(
-            f"{out}: holds no masks to verify. Run timeexpert annotate VIDEOS -o {out} first: it makes them."
+            f"{out}: holds no masks to verify of these videos. Run timeexpert annotate VIDEOS -o {out} first: it makes "
+            "them."
         )
-    routes = _Routes(videos)
+    routes = _Routes(videos, names)
     app = FastAPI(title="Verify masks", docs_url=None, redoc_url=None, openapi_url=None)
     app.router.redirect_slashes = False
     for method, path, endpoint in (
@@ -61,11 +65,13 @@ def create_app(out: Path) -> FastAPI:
     return app
 
 
-def serve(out: Path, port: int, *, ready: Callable[[str], None] = lambda url: None) -> None:
-    """Answer at 127.0.0.1 until Ctrl-C."""
+def serve(
+    out: Path, port: int, *, names: Collection[str] | None = None, ready: Callable[[str], None] = lambda url: None
+) -> None:
+    """Answer at 127.0.0.1 until Ctrl-C. ``names``: see :func:`create_app`."""
     from timeexpert.serving.run import listen, url_of  # which loads torch, and nothing else here does
 
-    app = create_app(out)
+    app = create_app(out, names)
     with listen("127.0.0.1", port) as sock:
         server = uvicorn.Server(uvicorn_config(app, ServingLimits()))
         ready(url_of(sock))
@@ -74,8 +80,8 @@ def serve(out: Path, port: int, *, ready: Callable[[str], None] = lambda url: No
 
 
 class _Routes:
-    def __init__(self, videos: Path) -> None:
-        self.folder = videos
+    def __init__(self, videos: Path, names: Collection[str] | None) -> None:
+        self.folder, self.names = videos, names
         self._one_at_a_time = threading.Lock()
 
     async def page(self, _: Request) -> Response:
@@ -85,7 +91,7 @@ class _Routes:
         return _page_file(request.path_params["name"])
 
     async def videos(self, _: Request) -> Response:
-        return JSONResponse([_row(review) for review in reviews(self.folder)])
+        return JSONResponse([_row(review) for review in reviews(self.folder, self.names)])
 
     async def picture(self, request: Request) -> Response:
         key, name = request.path_params["key"], request.path_params["name"]
