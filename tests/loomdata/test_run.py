@@ -329,8 +329,9 @@ def test_bad_inputs_are_named(media, tmp_path, capsys):
     (tmp_path / "foreign" / "thesis.tex").touch()
     with pytest.raises(AnnotateError, match="holds thesis.tex, which no annotation wrote"):
         annotate(media, tmp_path / "foreign", good)
-    with pytest.raises(UserError, match=r"person.model \('no/such'\): AutoProcessor cannot be read from it"):
-        annotate(media, tmp_path / "model", settings("http://localhost:1/v1", "person.model=no/such"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"person.model \('.*empty'\): AutoProcessor cannot be read from it"):
+        annotate(media, tmp_path / "model", settings("http://localhost:1/v1", f"person.model={tmp_path / 'empty'}"))
     assert main(["annotate", str(media), "-o", str(tmp_path / "x")]) == 2
     assert "endpoint is not set" in capsys.readouterr().err
     assert main(["annotate", str(media)]) == 2
