@@ -1,12 +1,13 @@
 """Kernel temporal segmentation: planted change points are found exactly, in n squared steps and little memory."""
 
 import tracemalloc
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
 
 from timeexpert.errors import UserError
+from timeexpert.loomdata import kts
 from timeexpert.loomdata.kts import linear_kernel, memory_bound, segment
 
 
@@ -62,6 +63,53 @@ def test_a_kernel_may_be_any_and_is_asked_for_half_a_square_of_values():
         lengths = [n // 5, n - n // 5]
         assert segment(planted(lengths), max_change_points=4, penalty=0.5, kernel=gaussian).change_points == (n // 5,)
         assert sum(asked) == n * (n + 1) // 2
+
+
+class Counted(np.ndarray):
+    """Counts every value that is read, computed or searched."""
+
+    values = 0
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=(None,), **kwargs):
+        inputs = [x.view(np.ndarray) if isinstance(x, Counted) else x for x in inputs]
+        if out[0] is not None:
+            kwargs["out"] = (out[0].view(np.ndarray),)
+        made = getattr(ufunc, method)(*inputs, **kwargs)
+        Counted.values += max(map(np.size, (made, *inputs)))
+        return np.asarray(made).view(Counted) if out[0] is None else out[0]
+
+    def __getitem__(self, key):
+        found = super().__getitem__(key)
+        Counted.values += np.size(found)
+        return found
+
+    def argmin(self, *args, **kwargs):
+        Counted.values += self.size
+        return super().argmin(*args, **kwargs)
+
+
+class CountingNumpy:
+    """numpy, with arrays that count."""
+
+    def __getattr__(self, name):
+        made = getattr(np, name)
+        counts = name in ("arange", "asarray", "empty", "full", "zeros")
+        return (lambda *args, **kwargs: made(*args, **kwargs).view(Counted)) if counts else made
+
+
+def test_steps_grow_no_faster_than_the_square_of_the_length(monkeypatch):
+    monkeypatch.setattr(kts, "np", CountingNumpy())
+
+    def values(n, most):
+        Counted.values = 0
+        assert segment(planted([n // 5, n - n // 5]), max_change_points=most, penalty=0.5).change_points == (n // 5,)
+        return Counted.values
+
+    for most in (1, 16):
+        counts = [values(n, most) for n in (50, 100, 200, 400)]
+        assert counts[0] > most * 50 * 50 / 2  # all pairs of a last change point and an end
+        assert all(after <= 4 * before for before, after in pairwise(counts))
+    assert values(100, 16) <= 16 * values(100, 1)
 
 
 @pytest.mark.parametrize(("n", "most"), [(400, 4), (800, 4), (800, 32)])
