@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,41 @@ def test_without_the_grammar_answers_may_not_parse_and_earn_nothing_then(
     assert all(row["logprob_gap"] < 1e-4 for row in steps)
     share = 100 * (1 - len(broken) / len(told))
     assert np.mean([row["parse_rate"] for row in steps]) == pytest.approx(share)
+
+
+def test_without_a_weight_of_the_kl_there_is_no_reference_and_no_kl(
+    tiny_data: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    phase = {**PHASE, "name": "free", "steps": 1, "rl": {**LIMITS, "group_size": 4, "beta": 0}}
+    train(run_config(tiny_data, **from_sft(tiny_run, stages=[phase])), tmp_path)
+    (step,) = steps_of(tmp_path, "free")
+    assert not {"kl", "loss_kl"} & step.keys() and step["loss"] == step["loss_policy"]
+    assert step["grad_norm"] > 0
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_its_answers_are_used_once_more(
+    tiny_data: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**LIMITS, "group_size": 4, "updates_per_rollout": 2, "epsilon": 0.2}
+    phase = {**PHASE, "name": "rl", "steps": 4, "rl": settings}
+    loss, seen = GrpoObjective.loss, []
+
+    def broken(self: GrpoObjective, batch: Any, counts: dict[str, float]) -> Any:
+        seen.append((batch, {name: value.clone() for name, value in self.model.state_dict().items()}))
+        out = loss(self, batch, counts)
+        return replace(out, loss=out.loss * float("nan")) if len(seen) == 1 else out
+
+    monkeypatch.setattr(GrpoObjective, "loss", broken)
+    train(run_config(tiny_data, **from_sft(tiny_run, stages=[phase])), tmp_path)
+    batches, states = zip(*seen, strict=True)
+    assert batches[0].sampled.equal(batches[1].sampled) and not batches[0].sampled.equal(batches[2].sampled)
+    assert all(states[0][name].equal(states[1][name]) for name in states[0])
+    assert any(not states[1][name].equal(states[2][name]) for name in states[1])
+    (row,) = rows(tmp_path / "metrics.jsonl", "nonfinite")
+    told = rows(tmp_path / "rollouts.jsonl")
+    assert (row["step"], row["problem"]) == (1, "the loss is nan")
+    assert row["samples"] == [question["id"] for question in told if question["global_step"] == 1]
+    assert [(r["step"], r["skipped_steps"]) for r in steps_of(tmp_path, "rl")] == [(2, 1), (3, 1), (4, 1)]
 
 
 # The process waits for the test, so that a kill hits the same place on any machine.
