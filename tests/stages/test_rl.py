@@ -15,11 +15,12 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.ranks import run_ranks, train_ranks
-from tests.tiny import STAGE, command, config_tree, rows, run_config, train, write_config
+from tests.tiny import STAGE, command, config_tree, rows, run_config, train, trainer_of, write_config
 from timeexpert.config import ConfigError, from_tree
 from timeexpert.evaluation.segment_rewards import CONVENTIONS, REWARDS, answer_of_events
 from timeexpert.stages.rl import GrpoObjective
 from timeexpert.stages.stopping import Stopped
+from timeexpert.stages.train import EXIT_TERMINATED, run_and_report
 from timeexpert.tokenization import EventSequence
 
 PHASE: dict[str, Any] = {
@@ -117,6 +118,23 @@ def test_rollouts_hold_questions_answers_rewards_and_advantages(rl_run: Path) ->
         advantages = (rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-4)
         np.testing.assert_allclose([a["advantage"] for a in row["answers"]], advantages, atol=1e-5)
     assert any(len({str(a["events"]) for a in row["answers"]}) > 1 for row in told)
+
+
+def test_a_page_of_rollouts_is_there_after_each_phase_and_after_a_stop(
+    tiny_data: Path, tiny_run: Path, rl_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (rl_run / "rollouts.html").read_text(encoding="utf-8")
+    assert "<h2>phase1</h2>" in page and "<h2>phase2</h2>" in page
+    loss = GrpoObjective.loss
+
+    def signalled(self: GrpoObjective, *args: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return loss(self, *args)
+
+    monkeypatch.setattr(GrpoObjective, "loss", signalled)
+    with trainer_of(run_config(tiny_data, **from_sft(tiny_run)), tmp_path) as trainer:
+        assert run_and_report(trainer) == EXIT_TERMINATED
+    assert "<h3>2 of 2 questions</h3>" in (tmp_path / "rollouts.html").read_text(encoding="utf-8")
 
 
 def test_metrics_say_rewards_spread_kl_entropy_length_and_what_teaches_nothing(rl_run: Path) -> None:
