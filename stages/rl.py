@@ -45,9 +45,16 @@ PIECES = ("writing", "scoring")  # of a rollout: answers are drawn; their tokens
 
 def check_phase(stage: StageConfig, datasets: dict[str, ShardDataset]) -> None:
     """What can be told before anything is trained. Raises :class:`ConfigError` for a true segment without length, which
-    no answer could match, and ``EndpointError`` where the server's key is not set."""
+    no answer could match, and for features in place of the frames that a server is sent; ``EndpointError`` where the
+    server's key is not set."""
     if stage.rl is not None and stage.rl.rollouts is not None:
         key_from(stage.rl.rollouts.key_env)
+        features = [name for name, dataset in datasets.items() if dataset.features is not None]
+        if features:
+            raise ConfigError(
+                f"stages.{stage.name}.mix: {', '.join(features)} holds features, and the server of "
+                f"stages.{stage.name}.rl.rollouts is sent frames. Give shards with frames, or leave rollouts out."
+            )
     for name, dataset in datasets.items():
         for i in range(len(dataset.entries)):
             for sample in dataset.video(i).samples:

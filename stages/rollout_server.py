@@ -31,6 +31,8 @@ from .rl_config import RlConfig, RolloutServerConfig
 
 MOST_BYTES = 2**28  # of one reply: tokens of a group of long answers with their log-probabilities
 JPEG_QUALITY = 95
+# Nothing but the temperature shapes what is drawn. vLLM takes what a request leaves out from generation_config.json.
+PLAIN_SAMPLING = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
 class RolloutServerError(UserError):
@@ -86,7 +88,7 @@ class RolloutServer:
             "messages": [{"role": "user", "content": [video, {"type": "text", "text": request.prompt}]}],
             "n": settings.group_size,
             "temperature": settings.temperature,
-            "top_p": 1.0,
+            **PLAIN_SAMPLING,
             "max_tokens": budget.max_tokens,
             "seed": seed,
             "logprobs": True,

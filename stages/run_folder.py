@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from timeexpert.errors import UserError
 
 from .config import RunConfig
 
-# What may differ when a run is continued: it changes speed or reports, never the weights.
+# What may differ when a run is continued: it changes speed or reports, never the weights. A * is the name of a stage.
 FREE_KEYS: tuple[str, ...] = (
     "train.checkpoint_every",
     "train.keep_checkpoints",
@@ -42,6 +43,7 @@ FREE_KEYS: tuple[str, ...] = (
     "parallel.shard",
     "parallel.expert",
     "parallel.timeout_s",
+    *(f"stages.*.rl.rollouts.{name}" for name in ("url", "weights", "key_env", "timeout_s", "concurrency")),
 )
 
 
@@ -247,7 +249,7 @@ def _changes(config: RunConfig, saved: Path) -> Iterator[str]:
     old = _flat(to_tree(load(RunConfig, saved)))
     new = _flat(to_tree(config))
     for key in sorted(old.keys() | new.keys()):
-        if key not in FREE_KEYS and old.get(key) != new.get(key):
+        if old.get(key) != new.get(key) and not any(fnmatchcase(key, free) for free in FREE_KEYS):
             yield f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
 
 

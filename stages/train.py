@@ -31,6 +31,7 @@ from timeexpert.evaluation.runner import evaluate, mean_segment, score, scored_q
 from timeexpert.families import family
 from timeexpert.parallel import OneProcess
 from timeexpert.predict import INFERENCE, InferenceConfig, Predictor, load_model, pick_device
+from timeexpert.reports.rollouts_page import write_rollouts_page
 from timeexpert.tokenization import EventSequence
 from timeexpert.tokenization.text import TextTokenizer
 
@@ -207,10 +208,8 @@ class Trainer:
         self.console.print(f"[bold]stage {stage.name}[/] ({stage.kind}): {stage.steps} steps, trains {parts}")
         loader = self._loader(stage, text)
         data = {name: self.dataset(self.config.data.train[name]).manifest["index_sha256"] for name in stage.mix}
-        peak: dict[str, float] = {}
-        if (
-            self.utilisation and not stage.rl and not features_of(self.config, stage, self.dataset)
-        ):  # it counts the tower's work
+        peak: dict[str, float] = {}  # it counts the tower's work, which features leave out
+        if self.utilisation and not stage.rl and not features_of(self.config, stage, self.dataset):
             peak = self.utilisation(self.config, stage, text.vocab_size, self.place)
         with self.run.timed(stage.name) as lap:
             StageRun(
@@ -231,6 +230,7 @@ class Trainer:
                 **peak,
             ).execute()
         self._export(stage, model, text, before + stage.steps)
+        self.engine.from_main(partial(write_rollouts_page, self.run.path))
 
     def _mix_of(self, stage: StageConfig) -> dict[str, ShardDataset]:
         return {name: self.dataset(self.config.data.train[name]) for name in stage.mix}
@@ -385,10 +385,10 @@ def run_and_report(trainer: Trainer, only: Sequence[str] = ()) -> int:
     except Stopped:
         where = escape(str(trainer.run.path))
         trainer.console.print(f"stopped; the state is saved. Continue with the same command ({where}).", soft_wrap=True)
+        trainer.engine.from_main(partial(write_rollouts_page, trainer.run.path))
         return EXIT_TERMINATED
     if not trainer.engine.is_main:
         return 0
-    from timeexpert.reports.rollouts_page import write_rollouts_page
     from timeexpert.reports.run_report import write_report
 
     trainer.console.print(summary_table(summary))

@@ -12,17 +12,20 @@ import torch
 from torch.testing import assert_close
 
 from tests.data.media import read_rows
-from tests.tiny import config_tree, rows, run_config, train
+from tests.tiny import STAGE, config_tree, rows, run_config, train
 from timeexpert.cli import main
-from timeexpert.config import ConfigError
+from timeexpert.config import ConfigError, from_tree
 from timeexpert.data.build import build
 from timeexpert.data.cache import _cache_one
 from timeexpert.data.features import FeatureFile, FeaturesError
 from timeexpert.data.frames import FrameReader
+from timeexpert.data.shards import ShardDataset
 from timeexpert.data.video import Video
 from timeexpert.errors import UserError
 from timeexpert.feature_cache import FeatureClips, cache_features, load_tower
 from timeexpert.predict import Predictor
+from timeexpert.stages.config import StageConfig
+from timeexpert.stages.rl import check_phase
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +114,15 @@ def test_a_stage_reads_frames_or_features_and_only_frames_that_are_kept(cached, 
     ):
         with pytest.raises(FeaturesError, match=words):
             train(from_backbone(cached, backbone, "features", **changes), tmp_path / "run")
+
+
+def test_a_server_that_draws_answers_is_not_sent_features(cached):
+    server = {"rollouts": {"url": "http://localhost:9/v1", "model": "m", "weights": "w"}}
+    tree = {**STAGE, "name": "phase1", "kind": "rl", "steps": 1, "tasks": ["moment_retrieval"], "rl": server}
+    phase = from_tree(StageConfig, tree)
+    check_phase(phase, {"videos": ShardDataset(cached / "videos")})
+    with pytest.raises(ConfigError, match=r"phase1.mix: videos holds features, and the server of stages.phase1.rl.rol"):
+        check_phase(phase, {"videos": ShardDataset(cached / "features")})
 
 
 def test_features_of_another_tower_are_refused_before_the_first_step(cached, backbone, tmp_path, tiny_run, capsys):

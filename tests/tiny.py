@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,8 +104,9 @@ def run_config(data: Path, /, **changes: Any) -> Any:
     return from_tree(RunConfig, config_tree(data, **changes))
 
 
-def train(config: Any, out: Path, only: Sequence[str] = ()) -> dict[str, Any]:
-    """Run a config in this process; returns the summary."""
+@contextmanager
+def trainer_of(config: Any, out: Path) -> Iterator[Any]:
+    """A Trainer of this process, which holds its run folder."""
     import torch
     from rich.console import Console
 
@@ -115,9 +117,16 @@ def train(config: Any, out: Path, only: Sequence[str] = ()) -> dict[str, Any]:
     threads = torch.get_num_threads()
     try:
         with folder.locked():
-            return Trainer(config, folder, "cpu", Console(quiet=True)).execute(only)
+            yield Trainer(config, folder, "cpu", Console(quiet=True))
     finally:
         torch.set_num_threads(threads)
+
+
+def train(config: Any, out: Path, only: Sequence[str] = ()) -> dict[str, Any]:
+    """Run a config in this process; returns the summary."""
+    with trainer_of(config, out) as trainer:
+        summary: dict[str, Any] = trainer.execute(only)
+    return summary
 
 
 def write_config(data: Path, path: Path, /, **changes: Any) -> Path:

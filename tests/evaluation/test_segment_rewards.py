@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.tiny import ROOT
+from timeexpert.data.records import Sample, write_samples
 from timeexpert.evaluation.errors import EvaluationError
 from timeexpert.evaluation.oracle import run_family
 from timeexpert.evaluation.segment_rewards import (
@@ -20,6 +21,7 @@ from timeexpert.evaluation.segment_rewards import (
     answer_of_text,
     reward_convention,
 )
+from timeexpert.tokenization import Event, EventSequence
 
 STRICT, COMPAT = CONVENTIONS["strict"], CONVENTIONS["compat"]
 
@@ -158,31 +160,57 @@ def cheats(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return import_module("reward_table")
 
 
-TRUE_PARTS = {"a right segment once", "the right segments, last first"}  # no cheats: of the truth, and nothing else
+# The cheats that earn as much as an honest wrong guess, or more, by video and rewards; the others earn less.
+NO_THINKING = "the honest guess, every tenth of a second listed"  # which those two rewards do not read
+COVERING = {
+    "one segment: the whole video",
+    "6,000 slivers of 0.01 s that cover the video",
+    "the whole video, every tenth of a second listed",
+}
+TEN_WRONG, TEN_RIGHT = "a wrong segment ten times", "a right segment ten times"
+COARSE = "strict, format and global matching"
+PAID = {
+    ("two segments of 8 s", COARSE): {TEN_RIGHT, NO_THINKING},
+    ("two segments of 15 s", COARSE): {*COVERING, TEN_RIGHT, NO_THINKING},
+    ("one segment of 30 s", "strict"): {"one segment: the whole video"},
+    ("one segment of 30 s", "strict, iou"): {"one segment: the whole video", TEN_RIGHT},
+    ("one segment of 30 s", "strict, optimal"): {"one segment: the whole video"},
+    ("one segment of 30 s", COARSE): {*COVERING, TEN_WRONG, TEN_RIGHT, NO_THINKING},
+}
 
 
-@pytest.mark.parametrize(
-    ("column", "documented"),
-    [
-        ("strict", set()),
-        ("strict, iou", set()),
-        ("strict, optimal", set()),
-        # a repeated segment counts once, and the thinking not at all
-        (
-            "strict, format and global matching",
-            {"a right segment ten times", "the honest guess, every tenth of a second listed"},
-        ),
-    ],
-)
-def test_every_cheat_earns_less_than_an_honest_wrong_guess_or_is_documented(cheats, column, documented):
-    right, guess, *others = cheats.CASES
-    earned = {name: cheats.total(text, column) for name, text in cheats.CASES.items()}
-    assert earned[right] == pytest.approx(
-        sum({"format_timestamps": 1, "segment_matching": 2}.get(n, 1) for n in cheats.COLUMNS[column][0])
-    )
-    assert {name for name in others if earned[name] >= earned[guess]} - TRUE_PARTS == documented
-    assert earned["a right segment ten times"] <= earned["a right segment once"]
+@pytest.mark.parametrize("column", ["strict", "strict, iou", "strict, optimal", COARSE])
+@pytest.mark.parametrize("name", ["two segments of 8 s", "two segments of 15 s", "one segment of 30 s"])
+def test_every_cheat_earns_less_than_an_honest_wrong_guess_or_is_documented(cheats, name, column):
+    video = cheats.VIDEOS[name]
+    earned = cheats.earned(video)
+    assert earned[cheats.RIGHT][column] == pytest.approx(2.0 if column == COARSE else 3.0)
+    assert cheats.paid_cheats(video, column) == PAID.get((name, column), set())
+    assert earned[TEN_RIGHT][column] <= earned["a right segment once"][column]
 
 
-def test_the_table_of_the_docs_is_what_the_rewards_give(cheats):
-    assert cheats.table() in (ROOT / "docs" / "rl.md").read_text(encoding="utf-8")
+def question(name, *segments):
+    truth = EventSequence(tuple(Event(*segment) for segment in segments))
+    return Sample(id=name, video="v.mp4", task="moment_retrieval", prompt="When?", events=truth, duration_s=60.0)
+
+
+@pytest.mark.parametrize(("segments", "rewards"), [(1, "COARSE"), (1, "FINE"), (2, "COARSE")])
+def test_the_whole_video_pays_where_the_truth_covers_a_third_of_it_or_more(cheats, segments, rewards):
+    for covered_s, pays in ((19.0, False), (21.0, True)):
+        asked = question("q", *((30.0 * i, 30.0 * i + covered_s / segments) for i in range(segments)))
+        assert cheats.whole_video_pays(asked, getattr(cheats, rewards)) == pays
+
+
+def test_questions_that_pay_for_the_whole_video_are_counted(cheats, tmp_path, capsys):
+    short, long, several = (10.0, 16.0), (10.0, 40.0), ((0.0, 15.0), (30.0, 45.0))
+    file = tmp_path / "samples.jsonl"
+    write_samples(file, [question("a", short), question("b", long), question("c", *several)])
+    assert cheats.main([str(file)]) == 0
+    assert capsys.readouterr().out.endswith("| 3 | 37% | 2 (67%) | 1 (33%) |\n")
+    assert cheats.main([str(tmp_path / "none.jsonl")]) == 2
+    assert "none.jsonl" in capsys.readouterr().err
+
+
+def test_the_tables_of_the_docs_are_what_the_rewards_give(cheats):
+    docs = (ROOT / "docs" / "rl.md").read_text(encoding="utf-8")
+    assert [name for name, table in cheats.tables().items() if table not in docs] == []

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.ranks import run_ranks, train_ranks
-from tests.tiny import STAGE, command, config_tree, rows, run_config, train, write_config
+from tests.tiny import STAGE, command, config_tree, rows, run_config, train, trainer_of, write_config
 from timeexpert.config import ConfigError, from_tree
 from timeexpert.evaluation.segment_rewards import CONVENTIONS, REWARDS, answer_of_events
 from timeexpert.stages.rl import GrpoObjective
 from timeexpert.stages.stopping import Stopped
+from timeexpert.stages.train import EXIT_TERMINATED, run_and_report
 from timeexpert.tokenization import EventSequence
 
 PHASE: dict[str, Any] = {
@@ -118,6 +120,23 @@ def test_rollouts_hold_questions_answers_rewards_and_advantages(rl_run: Path) ->
     assert any(len({str(a["events"]) for a in row["answers"]}) > 1 for row in told)
 
 
+def test_a_page_of_rollouts_is_there_after_each_phase_and_after_a_stop(
+    tiny_data: Path, tiny_run: Path, rl_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (rl_run / "rollouts.html").read_text(encoding="utf-8")
+    assert "<h2>phase1</h2>" in page and "<h2>phase2</h2>" in page
+    loss = GrpoObjective.loss
+
+    def signalled(self: GrpoObjective, *args: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return loss(self, *args)
+
+    monkeypatch.setattr(GrpoObjective, "loss", signalled)
+    with trainer_of(run_config(tiny_data, **from_sft(tiny_run)), tmp_path) as trainer:
+        assert run_and_report(trainer) == EXIT_TERMINATED
+    assert "<h3>2 of 2 questions</h3>" in (tmp_path / "rollouts.html").read_text(encoding="utf-8")
+
+
 def test_metrics_say_rewards_spread_kl_entropy_length_and_what_teaches_nothing(rl_run: Path) -> None:
     told = rows(rl_run / "rollouts.jsonl")
     for step in steps_of(rl_run, "phase1"):
@@ -155,6 +174,41 @@ def test_without_the_grammar_answers_may_not_parse_and_earn_nothing_then(
     assert all(row["logprob_gap"] < 1e-4 for row in steps)
     share = 100 * (1 - len(broken) / len(told))
     assert np.mean([row["parse_rate"] for row in steps]) == pytest.approx(share)
+
+
+def test_without_a_weight_of_the_kl_there_is_no_reference_and_no_kl(
+    tiny_data: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    phase = {**PHASE, "name": "free", "steps": 1, "rl": {**LIMITS, "group_size": 4, "beta": 0}}
+    train(run_config(tiny_data, **from_sft(tiny_run, stages=[phase])), tmp_path)
+    (step,) = steps_of(tmp_path, "free")
+    assert not {"kl", "loss_kl"} & step.keys() and step["loss"] == step["loss_policy"]
+    assert step["grad_norm"] > 0
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_its_answers_are_used_once_more(
+    tiny_data: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**LIMITS, "group_size": 4, "updates_per_rollout": 2, "epsilon": 0.2}
+    phase = {**PHASE, "name": "rl", "steps": 4, "rl": settings}
+    loss, seen = GrpoObjective.loss, []
+
+    def broken(self: GrpoObjective, batch: Any, counts: dict[str, float]) -> Any:
+        seen.append((batch, {name: value.clone() for name, value in self.model.state_dict().items()}))
+        out = loss(self, batch, counts)
+        return replace(out, loss=out.loss * float("nan")) if len(seen) == 1 else out
+
+    monkeypatch.setattr(GrpoObjective, "loss", broken)
+    train(run_config(tiny_data, **from_sft(tiny_run, stages=[phase])), tmp_path)
+    batches, states = zip(*seen, strict=True)
+    assert batches[0].sampled.equal(batches[1].sampled) and not batches[0].sampled.equal(batches[2].sampled)
+    assert all(states[0][name].equal(states[1][name]) for name in states[0])
+    assert any(not states[1][name].equal(states[2][name]) for name in states[1])
+    (row,) = rows(tmp_path / "metrics.jsonl", "nonfinite")
+    told = rows(tmp_path / "rollouts.jsonl")
+    assert (row["step"], row["problem"]) == (1, "the loss is nan")
+    assert row["samples"] == [question["id"] for question in told if question["global_step"] == 1]
+    assert [(r["step"], r["skipped_steps"]) for r in steps_of(tmp_path, "rl")] == [(2, 1), (3, 1), (4, 1)]
 
 
 # The process waits for the test, so that a kill hits the same place on any machine.

@@ -28,6 +28,7 @@ from timeexpert.predict import load_model
 from timeexpert.stages.rl import GrpoObjective, dropouts_of
 from timeexpert.stages.rl_config import RolloutServerConfig
 from timeexpert.stages.rollout_server import RolloutServer, RolloutServerError, _answers
+from timeexpert.stages.run_folder import RunError, RunFolder
 from timeexpert.tokenization.text import SentencePieceText, load_text
 
 __all__ = ["words"]  # a fixture
@@ -162,6 +163,9 @@ def test_a_server_draws_the_answers_with_the_weights_of_now(tiny_data: Path, tmp
     assert any(not weights[1][name].equal(first[name]) for name in first)
     asked = [request for request in server.requests if "messages" in request]
     assert all((r["n"], r["temperature"], r["max_tokens"]) == (4, 0.9, 64) for r in asked)
+    # what a server takes from the model's generation_config.json where a request does not say it
+    unchanged = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+    assert all(unchanged.items() <= request.items() for request in asked)
     assert len({request["seed"] for request in asked}) == 4
     for row in rows(tmp_path / "run" / "rollouts.jsonl"):
         good, bad, *_ = row["answers"]
@@ -190,6 +194,22 @@ def test_a_server_that_is_no_use_is_named(tiny_data: Path, tmp_path: Path) -> No
     (tmp_path / "weights").write_text("", encoding="utf-8")
     with pytest.raises(RolloutServerError, match=r"rollouts.weights \(.*\): the server's weights cannot be written"):
         train(with_server("http://localhost:9/v1"), tmp_path / "again")
+
+
+def test_a_run_goes_on_with_a_server_elsewhere_but_not_with_another_model_or_none(tmp_path: Path) -> None:
+    where = {"url": "http://localhost:9/v1", "model": "tiny", "weights": "w"}
+
+    def settle(rollouts: dict[str, Any] | None) -> None:
+        phase = {**PHASE, "rl": {**RL, "rollouts": rollouts}}
+        RunFolder(tmp_path).settle(run_config(tmp_path, **changes(tmp_path, phase)))
+
+    settle(where)
+    elsewhere = {"url": "http://other:8/v1", "weights": "x", "key_env": "KEY", "timeout_s": 9.0, "concurrency": 2}
+    settle({**where, **elsewhere})
+    with pytest.raises(RunError, match=r"stages.phase1.rl.rollouts.model was 'tiny', is 'large'\. Give"):
+        settle({**where, "model": "large"})
+    with pytest.raises(RunError, match=r"stages.phase1.rl.rollouts.model was 'tiny', is None\. Give"):
+        settle(None)
 
 
 def test_a_key_that_is_not_there_is_missed_before_anything_is_trained(tiny_data: Path, tmp_path: Path) -> None:

@@ -53,6 +53,22 @@ def test_an_answer_that_does_not_parse_earns_nothing() -> None:
     assert [(a["parsed"], a["reward"]) for a in row["answers"]] == [(False, 0.0), (True, 3.0)]
 
 
+@pytest.mark.parametrize(
+    ("settings", "earned"),
+    [
+        (RlConfig(), [0.5, (1 - 2 / 8) / 2 / 2]),  # 2 of 4 s told, 2 of 4 s true; 8 to 10 s is 2 s off in a hull of 8 s
+        (RlConfig(overlap="iou"), [2 / 6, (1 - 2 / 8) / 2 / 2]),
+        (RlConfig(local="optimal"), [0.5, (1 + 2 / 4) / 2 / 2]),
+    ],
+    ids=["default", "iou", "optimal"],
+)
+def test_overlap_and_local_say_how_segments_are_compared(settings: RlConfig, earned: list[float]) -> None:
+    row, _ = told(settings, events((8.0, 10.0), (2.0, 4.0)), events((2.0, 6.0)))
+    first, second = (answer["rewards"] for answer in row["answers"])
+    assert [first["global_matching"], first["local_matching"]] == pytest.approx(earned)
+    assert [second["global_matching"], second["local_matching"]] == [1.0, 1.0]
+
+
 @pytest.mark.parametrize("convention", ["strict", "compat"])
 def test_words_with_an_endless_segment_are_told_without_it(convention: Any) -> None:
     settings = RlConfig(answers="thinking", rewards={"segment_matching": 1}, convention=convention)
