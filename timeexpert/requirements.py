@@ -56,7 +56,7 @@ EXTRAS = {
     ],
 }
 EXTRAS["loomdata"] += EXTRAS["serve"]  # the page of verification
-EXTRAS["test"] += [*EXTRAS["loomdata"], *EXTRAS["peft"]]
+EXTRAS["test"] += [*EXTRAS["loomdata"], *EXTRAS["peft"], *EXTRAS["rl"]]
 # lmms-eval asks for av<16, so no pip installs it beside this package: it only talks to a server, from an environment of
 # its own (docs/evaluation.md). So do 0.5.0, 0.6.1 and 0.7; 0.7.3 was tried.
 LMMS_EVAL = "lmms-eval>=0.7.3,<0.8"

@@ -12,8 +12,10 @@ import yaml
 from tests.tiny import ROOT, config_tree
 from timeexpert.cli import main
 from timeexpert.config import dump, load, read_tree
+from timeexpert.families.temporal_vlm.settings import ModelConfig as TemporalVLMConfig
 from timeexpert.paths import configs_folder
 from timeexpert.stages.config import RunConfig
+from timeexpert.stages.trl_data import PHASES
 
 
 @pytest.mark.parametrize(
@@ -220,6 +222,20 @@ def test_the_config_of_both_phases_has_those_of_the_two_that_train_them_apart() 
         (alone,) = config.stages
         assert stage == replace(alone, mix=mix)
         assert [both.data.train[name] for name in mix] == list(config.data.train.values())
+
+
+def test_the_phases_of_a_model_that_answers_in_words_differ_as_musegs_do() -> None:
+    config = named("temporal_vlm_rl")
+    phase1, phase2 = config.stages
+    assert phase1.rl is not None and phase2.rl is not None
+    assert phase1 == replace(phase2, name="phase1", steps=400, mix={"museg": 1}, rl=phase1.rl)
+    assert phase1.rl == replace(phase2.rl, rewards=phase1.rl.rewards, prompt=phase1.rl.prompt)
+    for rl, phase in zip((phase1.rl, phase2.rl), PHASES.values(), strict=True):
+        assert (rl.answers, rl.rewards, rl.prompt) == ("thinking", dict.fromkeys(phase.rewards, 1.0), phase.prompt)
+    assert phase1.rl.rewards != phase2.rl.rewards and phase1.rl.prompt != phase2.rl.prompt
+    tuned = named("temporal_vlm").model
+    assert isinstance(tuned, TemporalVLMConfig) and isinstance(config.model, TemporalVLMConfig)
+    assert replace(config.model, pretrained=None) == replace(tuned, instructblip=None, llama=None)
 
 
 def test_one_long_phase_has_the_steps_and_settings_of_the_two_it_is_compared_with() -> None:

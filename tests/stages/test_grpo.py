@@ -53,7 +53,6 @@ def test_what_stands_behind_an_answer_changes_nothing():
 
 
 @needs_trl
-@pytest.mark.slow
 @pytest.mark.parametrize(("beta", "epsilon", "updates"), [(0.04, 0.2, 1), (0.04, 0.2, 2), (0.0, 0.1, 2)])
 def test_our_loss_and_gradient_equal_trls(beta: float, epsilon: float, updates: int) -> None:
     from collections import defaultdict
