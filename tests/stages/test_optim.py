@@ -8,6 +8,7 @@ from torch import nn
 
 from timeexpert.moe import MoEConfig, MoELayer
 from timeexpert.stages.config import StageConfig
+from timeexpert.stages.muon import Muon, orthogonalised
 from timeexpert.stages.optim import build_optimizers
 
 DIM = 8
@@ -78,3 +79,26 @@ def test_experts_without_a_gradient_are_not_decayed() -> None:
     before = layer.experts.down_proj.detach().clone()
     optimizer.step()
     assert torch.equal(layer.experts.down_proj, before)
+
+
+@pytest.mark.parametrize("shape", [(48, 16), (16, 48), (32, 32)])
+def test_muon_on_a_cpu_is_torchs_but_for_the_rounding_of_its_iteration(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    start, gradients = torch.randn(shape), torch.randn(3, *shape)
+    settings = {"lr": 0.01, "weight_decay": 0.1, "momentum": 0.95, "adjust_lr_fn": "match_rms_adamw"}
+    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    pairs = [(ours, Muon([ours], **settings)), (theirs, torch.optim.Muon([theirs], **settings))]
+    for gradient in gradients:
+        for parameter, optimizer in pairs:
+            parameter.grad = gradient.clone()
+            optimizer.step()
+    moved = (theirs - start).norm()
+    assert (ours - theirs).norm() < 0.01 * moved  # bfloat16 keeps 8 bits
+    momenta = [optimizer.state[parameter]["momentum_buffer"] for parameter, optimizer in pairs]
+    torch.testing.assert_close(*momenta)
+
+
+def test_orthogonalised_has_singular_values_near_one() -> None:
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalised(torch.randn(24, 64), (3.4445, -4.7750, 2.0315), 5, 1e-7))
+    assert 0.6 < values.min() and values.max() < 1.3
