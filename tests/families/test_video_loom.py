@@ -284,6 +284,8 @@ def test_a_question_says_what_its_answer_holds(words: SentencePieceText) -> None
     shown_ = times_s(3)
     asked = words.decode(writer_of(make(words), words).question("The box?", shown_, "referring_segmentation"))
     assert asked.strip() == "The box? Please segment."
+    second = writer_of(make(words), words).question("The box? Please segment.", shown_, "referring_segmentation")
+    assert words.decode(second) == asked  # as LoomBench asks a combined question for its masks
     plain = writer_of(make(words, task_hints=False), words)
     assert words.decode(plain.question("The box?", shown_, "referring_segmentation")).strip() == "The box?"
 

@@ -16,7 +16,7 @@ from timeexpert.tokenization.text import TextTokenizer
 
 from .answer_text import write_answer
 from .answering import LoomAnswering
-from .batch import HINTS, LoomWriter
+from .batch import LoomWriter, hinted
 from .config import VideoLoomConfig
 from .frame_ids import FrameIds
 from .model import VideoLoom
@@ -129,7 +129,7 @@ class VideoLoomFamily(Family):
             written = write_answer(sample.task, sample.events, ids, len(sample.tracks))
         except AnswerError:  # named when the sample is drawn
             written = ""
-        asked = f"{sample.prompt} {HINTS.get(sample.task, '')}".strip()
+        asked = hinted(sample.prompt, sample.task).strip()
         return [text for text in (asked, written, ModelConfig.id_text.format(id=0)) if text]
 
 
