@@ -77,7 +77,7 @@ class VideoLoomFamily(Family):
         own = {"initializer_range": settings.initializer_range}
         vision = to_tree(settings.vision)
         vision["layer_scale_init_value"] = vision.pop("layer_scale")
-        names = (*SWITCHES, "prompted_frames")
+        names = (*SWITCHES, "prompted_frames", "max_objects")
         return VideoLoomConfig(
             mllm_config={
                 "vision_config": {**vision, **own, "model_type": "internvl_vision", "attention_bias": True},
