@@ -143,17 +143,19 @@ def test_references_without_a_kind_and_truth_without_masks_are_named(
     refused({**row, "tracks": []}, "loombench_where", "a where question needs tracks, the masks of what it asks for.")
 
 
-def test_the_family_with_a_mask_head_answers_all_kinds(loom: Path, tmp_path: Path) -> None:
-    from tests.families.loom import make
+def test_the_family_with_a_mask_head_answers_all_kinds_with_masks_of_its_own(loom: Path, tmp_path: Path) -> None:
+    from tests.families.loom import always_says, make
     from timeexpert.checkpoint import write_folder
     from timeexpert.data.shards import ShardDataset
+    from timeexpert.families.video_loom.answer_forms import AnswerForms
     from timeexpert.predict import INFERENCE
     from timeexpert.tokenization.text import SentencePieceText
 
     dataset = ShardDataset(loom)
     prompts = [dataset.sample(i).prompt for i in range(len(dataset))]
-    text = SentencePieceText.train([*prompts, "It is [SEG].", "The given query happens"], 320, tmp_path / "text")
-    model = make(text)
+    text = SentencePieceText.train([*prompts, "It is [SEG].", "0-3"], 320, tmp_path / "text")
+    model = make(text, answers=AnswerForms(span="{first}-{last}"))
+    always_says(model, text, [*text.encode("0-3"), text.vocab_size])  # untrained: all four frames, and one object
 
     def fill(folder: Path) -> None:
         model.save_pretrained(folder)
@@ -163,5 +165,12 @@ def test_the_family_with_a_mask_head_answers_all_kinds(loom: Path, tmp_path: Pat
     write_folder(tmp_path / "model", fill)
     document = evaluate(tmp_path / "model", loom, tmp_path / "out", "--task", "loombench", "--max-questions", "1")
     assert list(document["tasks"]) == [*NAMES, *CONTROLS]
-    for task in document["tasks"].values():  # untrained: what it says is no answer, and counted as one
-        assert task["counts"]["questions"] == task["counts"]["answered"] == 1 and task["counts"]["missing"] == 0
+    for task in document["tasks"].values():
+        assert task["counts"]["questions"] == task["counts"]["answered"] == task["counts"]["parsed"] == 1
+    figures = {name: task["figures"] for name, task in document["tasks"].items()}
+    assert figures["loombench_where"]["jf"] > 0 and figures["loombench_combined"]["jf_bi_fore"] > 0
+    assert figures["loombench_combined"]["tiou"] == figures["loombench_when"]["tiou"] > 0
+    kept = {row["meta"]["question_kind"]: row for row in rows(tmp_path / "out" / "predictions.jsonl")}
+    for kind in ("where", "combined"):
+        (track,) = kept[kind]["tracks"]
+        assert "0-3 [SEG]" in kept[kind]["text"] and len(track["rles"]) == 4 and any(track["rles"])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timeexpert.evaluation import EvaluationError
-from timeexpert.evaluation.loombench import LoomAnswer, LoomQuestion, loombench, loombench_kind
+from timeexpert.evaluation.loombench import LoomAnswer, LoomQuestion, _within, loombench, loombench_kind
 from timeexpert.evaluation.per_question import per_question
 from timeexpert.evaluation.results import Scored
 
@@ -51,6 +51,13 @@ def test_combined_keeps_masks_inside_the_predicted_segment():
     assert half["tiou"] == 50.0 and half["jf_g"] == 100.0 and half["jf_p"] == pytest.approx(100 * 5 / 9)
     alone = loombench(asked, {"q": LoomAnswer(masks=masks(4, 7))})["combined"].figures()
     assert alone["tiou"] == 100.0 and alone["jf_g"] == 80.0  # frames 4 to 7 last from 2.0 to 4.0 s
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.float32])
+def test_masks_that_are_cut_to_a_segment_keep_their_type(kind):
+    masks = np.ones((3, 2, 2), dtype=kind)
+    cut = _within(masks, np.array([True, False, True]))
+    assert cut.dtype == kind and cut.sum(axis=(1, 2)).tolist() == [4, 0, 4] and masks.all()
 
 
 def test_controls_leave_out_what_one_half_of_the_answer_says():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -79,6 +81,22 @@ def make(text: SentencePieceText, seed: int = 0, **changes: Any) -> VideoLoom:
                 parameter.add_(0.05 * torch.randn_like(parameter))
         model.mask_head.sam.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(9.0)
     return model
+
+
+def always_says(model: VideoLoom, text: SentencePieceText, tokens: Sequence[int]) -> None:
+    """Let ``model`` answer every question with ``tokens``, all different: a token's state is the next one's head."""
+    words, heads = model.get_input_embeddings().weight, model.mllm.lm_head.weight
+    chain = [text.prompt("")[1][-1], *tokens, text.eos_id]
+    assert len(set(chain)) == len(chain) <= model.config.text_config.hidden_size
+    with torch.no_grad():
+        for layer in model.decoder.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        for table in (words, heads, model.seg_embedding, model.seg_output):
+            table.zero_()
+        for place, (token, following) in enumerate(pairwise(chain)):
+            (model.seg_embedding[0] if token == text.vocab_size else words[token])[place] = 1.0
+            (model.seg_output[0] if following == text.vocab_size else heads[following])[place] = 1.0
 
 
 def noise(frames: int, seed: int = 0) -> np.ndarray:

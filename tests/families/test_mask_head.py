@@ -117,9 +117,36 @@ def test_an_object_that_is_said_to_be_absent_has_no_mask(words: SentencePieceTex
     frames, prompts = pixels(3), torch.randn(1, 64)
     for keyframes in (None, [1]):
         head.sam.mask_decoder.pred_obj_score_head.proj_out.bias.data.fill_(9.0)
-        assert head.masks(frames, prompts, keyframes, (SIZE, SIZE)).any()
+        assert next(head.masks(frames, prompts, keyframes, (SIZE, SIZE))).any()
         head.sam.mask_decoder.pred_obj_score_head.proj_out.bias.data.fill_(-9.0)
-        assert not head.masks(frames, prompts, keyframes, (SIZE, SIZE)).any()
+        assert not next(head.masks(frames, prompts, keyframes, (SIZE, SIZE))).any()
+
+
+def test_masks_come_one_object_at_a_time_as_they_are_upsampled_together(
+    words: SentencePieceText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("timeexpert.families.video_loom.mask_head.FRAMES_AT_ONCE", 2)
+    head = make(words).mask_head
+    frames, prompts = pixels(5), torch.randn(2, 64)
+    logits = head.alone(frames, prompts)
+    whole = torch.nn.functional.interpolate(logits, (40, 30), mode="bilinear", align_corners=False) > 0
+    own = list(head.masks(frames, prompts, None, (40, 30)))
+    assert [mask.shape for mask in own] == [(5, 40, 30)] * 2 and torch.stack(own).equal(whole) and whole.any()
+
+
+def test_a_session_holds_no_masks_of_full_size(words: SentencePieceText, monkeypatch: pytest.MonkeyPatch) -> None:
+    head, kept = make(words).mask_head, []
+    usual = head.sam.propagate_in_video_iterator
+
+    def watched(session: Any, **how: Any) -> Any:
+        for seen in usual(session, **how):
+            yield seen
+            every = [o for p in session.output_dict_per_obj.values() for kind in p.values() for o in kind.values()]
+            kept.append([len(every), sum("high_res_masks" in outputs for outputs in every)])
+
+    monkeypatch.setattr(head.sam, "propagate_in_video_iterator", watched)
+    head.propagate(pixels(5), torch.randn(2, 64), [1, 3])
+    assert kept[-1] == [10, 0] and all(large == 0 for _, large in kept)
 
 
 def test_losses_by_hand() -> None:

@@ -233,6 +233,17 @@ def test_each_seg_has_a_track_of_its_own(predictor: Predictor) -> None:
     assert told.text == "They are [SEG], [SEG]." and len(told.tracks) == 2 and told.problems == []
 
 
+def test_an_answer_that_names_too_many_objects_has_masks_of_the_first_ones(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor.model.config, "max_objects", 1)
+    answer = shown(predictor, request_of(2), *[predictor.text.vocab_size] * 3, predictor.text.eos_id)
+    told = predictor.prediction(request_of(2, "referring_segmentation"), answer)
+    assert [t.object_id for t in told.tracks] == ["0"]
+    (problem,) = told.problems
+    assert problem.reason == "the answer names 3 objects; masks are drawn of the first 1 (max_objects)"
+
+
 def test_frame_ids_are_told_in_seconds(predictor: Predictor) -> None:
     answer = shown(predictor, request_of(6), "The given query happens from 2 to 4.", predictor.text.eos_id)
     told = predictor.prediction(request_of(6), answer)
@@ -284,6 +295,8 @@ def test_a_question_says_what_its_answer_holds(words: SentencePieceText) -> None
     shown_ = times_s(3)
     asked = words.decode(writer_of(make(words), words).question("The box?", shown_, "referring_segmentation"))
     assert asked.strip() == "The box? Please segment."
+    second = writer_of(make(words), words).question("The box? Please segment.", shown_, "referring_segmentation")
+    assert words.decode(second) == asked  # as LoomBench asks a combined question for its masks
     plain = writer_of(make(words, task_hints=False), words)
     assert words.decode(plain.question("The box?", shown_, "referring_segmentation")).strip() == "The box?"
 
@@ -300,6 +313,7 @@ def test_more_frames_than_the_model_takes_are_refused(predictor: Predictor) -> N
         ({"id_text": "frame"}, r"id_text \('frame'\) must have one \{id\}"),
         ({"id_text": "{id} {x}"}, r"id_text \('\{id\} \{x\}'\) cannot be filled in: KeyError\('x'\)"),
         ({"keyframes": 0}, r"keyframes \(0\) must be 1 or more"),
+        ({"max_objects": 0}, r"max_objects \(0\) must be 1 or more"),
     ],
 )
 def test_settings_that_make_no_model_are_refused(changes: dict[str, Any], words_: str) -> None:

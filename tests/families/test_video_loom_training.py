@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,15 @@ def test_micro_batches_and_packing_give_the_loss_of_one_batch(visual: str, words
     for name, value in losses.items():
         assert_close(sum(part.get(name, 0.0) for part in parts), value, atol=1e-5, rtol=1e-4)
         assert_close(model.training_step(packed, counts).losses[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_tracks_of_an_answer_without_seg_are_not_trained(words: SentencePieceText) -> None:
+    model = make(words)
+    writer = writer_of(model, words)
+    caption = replace(sample("dense_captioning", 5, 1, "a"), prompt="What happens?")
+    batch = writer.batch([row(writer, 5, caption, sample("referring_segmentation", 5, 1, "b"), seed=4)])
+    assert batch.sample_ids == ("a", "b") and batch.masks.shape[0] == 1
+    assert "mask_dice" in model.training_step(batch, model.label_counts(batch)).losses
 
 
 def test_masks_depend_on_the_state_at_seg_itself(words: SentencePieceText) -> None:

@@ -56,6 +56,48 @@ def test_a_time_in_when_or_combined_is_found(question: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "said",
+    [
+        "at 31 in the video",
+        "in 31-42",
+        "[31, 42]",
+        "(31,42)",
+        "between 31 & 42",
+        "after 31",
+        "before 43",
+        "around the 31 mark",
+        "in the 31 to 42 range",
+        "31 until 42",
+        "12 - 15",
+        "12\u201315",
+        "between thirty one and forty two",
+        "between five and nine",
+        "at thirty-one",
+        "for seventy seconds",
+    ],
+)
+def test_a_time_without_a_unit_is_found(said: str) -> None:
+    assert leaked_time(f"When does he cut onions, {said}?", 31.0, 42.5) is not None
+    assert leaked_time(f"When, {said}, does he cut onions?", 31.0, 42.5) is not None
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "When do 2 to 3 people cut 2 onions in 3 bowls?",
+        "When does he cut onions one by one, from one to the other, and in two?",
+        "When does she hold 2 knives in one hand after 3 tries?",
+        "When do between two and three people run around 2 tables?",
+        "When does he write 7 and 8 on the board?",
+        "When does number 2, in 3-inch heels, jump?",
+        "When does she lift the bar at 2.4 kg in 2.5 tries?",
+    ],
+)
+def test_counts_and_phrases_that_equal_the_shots_own_times_are_left_alone(question: str) -> None:
+    assert leaked_time(question, 1.6, 2.3) is None
+
+
+@pytest.mark.parametrize(
     "question",
     [
         "When does he cut 2 onions into 12 rings?",

@@ -31,7 +31,15 @@ class AnswerCache:
     def keep(self, key: str, text: str, **about: Any) -> None:
         """Append an answer; ``about`` is for people who read the file."""
         self._answers[key] = text
-        self._file.write(json.dumps({"key": key, "text": text, **about}).encode() + b"\n")
+        self._append({"key": key, "text": text, **about})
+
+    def drop(self, key: str) -> None:
+        """Keep nothing under ``key`` any more."""
+        if self._answers.pop(key, None) is not None:
+            self._append({"key": key, "text": None})
+
+    def _append(self, row: dict[str, Any]) -> None:
+        self._file.write(json.dumps(row).encode() + b"\n")
         self._file.flush()
 
 
@@ -46,9 +54,13 @@ def _read(path: Path) -> dict[str, str]:
                 break
             try:
                 row = json.loads(line)
-                out[str(row["key"])] = str(row["text"])
+                key, text = str(row["key"]), row["text"]
             except (ValueError, KeyError, TypeError):
                 raise UserError(f"{path}:{number}: not a kept answer. Delete the line or the file.") from None
+            if text is None:
+                out.pop(key, None)
+            else:
+                out[key] = str(text)
             whole += len(line)
     os.truncate(path, whole)
     return out

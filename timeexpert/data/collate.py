@@ -200,8 +200,8 @@ def build_row(
             suffix = writer.question(sample.prompt, row.times_s, sample.task)
             shown = Shown(len(row.times_s), duration_s or sample.duration_s)
             events = _merged(snap_events(sample.events, row.times_s, reading.snap))  # type: ignore[arg-type]
-            objects = len(sample.tracks)
-            tracks = tuple(track.at(exact_s) for track in sample.tracks)
+            objects = len(_shown_tracks(sample))
+            tracks = tuple(track.at(exact_s) for track in _shown_tracks(sample))
             for track in tracks:
                 track.check()
             answer = writer.answer(sample.task, events, objects, shown)
@@ -225,6 +225,11 @@ def build_row(
         if tracks:
             row.masks.append(TurnMasks(turn, events, tracks))
     return row, dropped
+
+
+def _shown_tracks(sample: Sample) -> tuple[MaskTrack, ...]:
+    """The objects that a sample's answer shows: only a segmentation has masks, whatever else was annotated."""
+    return sample.tracks if sample.task == "referring_segmentation" else ()
 
 
 def _merged(events: EventSequence) -> EventSequence:
@@ -328,7 +333,7 @@ class BatchLoader:
                 times_s = uniform_times(sample.duration_s or 1.0, frames).tolist()
                 shown = Shown(frames, sample.duration_s)
                 total += len(self.writer.question(sample.prompt, times_s, sample.task))
-                total += len(self.writer.answer(sample.task, sample.events, len(sample.tracks), shown))
+                total += len(self.writer.answer(sample.task, sample.events, len(_shown_tracks(sample)), shown))
             except UserError:
                 continue  # reported when the batch is loaded
         return min(total, reading.max_tokens)

@@ -11,9 +11,11 @@ import hashlib
 import http.client
 import json
 import os
+import threading
 import time
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +38,14 @@ class EndpointError(UserError):
 
 
 class RequestFailed(Exception):
-    """One request without an answer; the others go on."""
+    """One request without an answer after ``tries`` tries; the others go on.
+
+    ``refused``: the endpoint answered that it does not take this request (HTTP 400, for one).
+    """
+
+    def __init__(self, reason: str, tries: int, refused: bool = False) -> None:
+        super().__init__(reason)
+        self.tries, self.refused = tries, refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +55,7 @@ class EndpointConfig:
     ``key_env`` names the environment variable with the API key; without it none is sent. ``timeout_s`` is for one try,
     from connecting to the last byte. ``retries`` come after the first try, ``backoff_s`` and its doubles apart.
     Prices are per million tokens in any one currency. ``max_consecutive_failures`` requests in a row without an answer
-    end the run.
+    end the run; those that the endpoint refused count only until it has answered one.
     """
 
     base_url: str
@@ -125,12 +134,15 @@ class Endpoint:
         self.config, self.usage = config, Usage()
         self._key = key_from(config.key_env)
         self._cache = AnswerCache(cache)
-        self._failures_in_row = 0
+        self._failures_in_row, self._has_answered = 0, False
+        self._asking: weakref.WeakSet[Generator[Answer, None, None]] = weakref.WeakSet()
 
     def __enter__(self) -> Endpoint:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for answers in list(self._asking):  # not read to their end
+            answers.close()
         self._cache.__exit__()
 
     def ask(
@@ -138,25 +150,36 @@ class Endpoint:
     ) -> Iterator[Answer]:
         """One answer per list of chat messages, in order, ``concurrency`` at a time.
 
-        An answer for which ``good`` is false is not kept in the cache, so that a later run asks again. Raises
-        :class:`EndpointError` where asking on makes no sense.
+        An answer for which ``good`` is false is not kept in the cache, so that a later run asks again. ``good`` is
+        called once for each answer, before it is given. Where the answers are not read to their end, tries under way
+        end in an answer, which is kept, or in a failure; none is begun. Raises :class:`EndpointError` where asking on
+        makes no sense.
         """
+        answers = self._ask(conversations, good)
+        self._asking.add(answers)
+        return answers
+
+    def _ask(
+        self, conversations: Iterable[list[Message]], good: Callable[[str], bool]
+    ) -> Generator[Answer, None, None]:
         waiting: deque[tuple[str, str | Future[_Reply]]] = deque()
+        stop = threading.Event()
         with ThreadPoolExecutor(self.config.concurrency) as pool:
             try:
                 for messages in conversations:
                     body = self._body(messages)
                     key = hashlib.sha256(self.config.base_url.encode() + b"\0" + body).hexdigest()
                     known = self._cache.get(key)
-                    waiting.append((key, known if known is not None else pool.submit(self._post, body)))
+                    waiting.append((key, known if known is not None else pool.submit(self._post, body, stop)))
                     if len(waiting) >= 2 * self.config.concurrency:
                         yield self._take(*waiting.popleft(), good)
                 while waiting:
                     yield self._take(*waiting.popleft(), good)
             finally:
-                for _, pending in waiting:
-                    if isinstance(pending, Future):
-                        pending.cancel()
+                stop.set()
+                for key, pending in waiting:
+                    if isinstance(pending, Future) and not pending.cancel() and pending.exception() is None:
+                        self._keep(key, pending.result())  # paid for; a later run sees whether it is good
 
     def _body(self, messages: list[Message]) -> bytes:
         row = {
@@ -170,24 +193,38 @@ class Endpoint:
     def _take(self, key: str, pending: str | Future[_Reply], good: Callable[[str], bool]) -> Answer:
         if isinstance(pending, str):
             self.usage.from_cache += 1
+            self._has_answered = True
+            if not good(pending):
+                self._cache.drop(key)
             return Answer(pending)
         try:
             reply = pending.result()
         except RequestFailed as error:
-            self.usage.failed += 1
-            self.usage.retries += self.config.retries
-            self._failures_in_row += 1
-            if self._failures_in_row >= self.config.max_consecutive_failures:
-                raise EndpointError(
-                    f"{self.config.base_url}: {self._failures_in_row} requests in a row without an answer, the last: "
-                    f"{error}. Answers so far are kept: mend the endpoint, then run the same command again."
-                ) from None
+            self._failed(error)
             return Answer(None, str(error))
-        self._failures_in_row = 0
-        self._count(reply)
+        self._failures_in_row, self._has_answered = 0, True
         if good(reply.text):
-            self._cache.keep(key, reply.text, usage=reply.usage)
+            self._keep(key, reply)
+        else:
+            self._count(reply)
         return Answer(reply.text)
+
+    def _failed(self, error: RequestFailed) -> None:
+        self.usage.failed += 1
+        self.usage.retries += error.tries - 1
+        if error.refused and self._has_answered:  # it is the request: the next ones need not end the same way
+            return
+        self._failures_in_row += 1
+        if self._failures_in_row >= self.config.max_consecutive_failures:
+            raise EndpointError(
+                f"{self.config.base_url}: {self._failures_in_row} requests in a row without an answer, the last: "
+                f"{error}. Answers so far are kept: mend the endpoint, or raise max_consecutive_failures, then run the "
+                "same command again."
+            ) from None
+
+    def _keep(self, key: str, reply: _Reply) -> None:
+        self._count(reply)
+        self._cache.keep(key, reply.text, usage=reply.usage)
 
     def _count(self, reply: _Reply) -> None:
         usage, config = self.usage, self.config
@@ -204,9 +241,9 @@ class Endpoint:
         else:
             usage.cost = None
 
-    def _post(self, body: bytes) -> _Reply:
+    def _post(self, body: bytes, stop: threading.Event) -> _Reply:
         path = urlsplit(self.config.base_url).path.rstrip("/") + "/chat/completions"
-        (text, usage), tries = send(self.config, self._key, path, body, _read_reply)
+        (text, usage), tries = send(self.config, self._key, path, body, _read_reply, stop=stop)
         return _Reply(text, usage, tries)
 
 
@@ -217,11 +254,12 @@ def send(
     body: bytes,
     read: Callable[[bytes], T],
     most_bytes: int | None = None,
+    stop: threading.Event | None = None,
 ) -> tuple[T, int]:
     """Post JSON to ``path`` of the host of ``config`` until ``read`` takes the reply: what it read, and the tries.
 
-    ``read`` raises :class:`BadReply` for a reply that is worth another try. Raises :class:`RequestFailed`, and
-    :class:`EndpointError` where every other request would end the same way.
+    ``read`` raises :class:`BadReply` for a reply that is worth another try; none is made once ``stop`` is set. Raises
+    :class:`RequestFailed`, and :class:`EndpointError` where every other request would end the same way.
     """
     wait_s, reason = config.backoff_s, ""
     for number in range(1, config.retries + 2):
@@ -234,14 +272,23 @@ def send(
             if status in FATAL:
                 raise EndpointError(f"{config.base_url}: {reason}. {_way_out(status, config.key_env)}")
             if status not in RETRIED:
-                raise RequestFailed(reason)
+                raise RequestFailed(reason, number, refused=True)
             asked_wait_s = _seconds(headers.get("Retry-After"))
         except (OSError, http.client.HTTPException, BadReply) as error:
             reason = f"{type(error).__name__}: {error}"
-        if number <= config.retries:
-            time.sleep(min(MAX_WAIT_S, wait_s if asked_wait_s is None else max(asked_wait_s, wait_s)))
-            wait_s *= 2
-    raise RequestFailed(f"{reason} (tried {config.retries + 1} times)")
+        if number > config.retries or _stopped(stop, max(wait_s, asked_wait_s or 0.0)):
+            break
+        wait_s *= 2
+    raise RequestFailed(f"{reason} (tried {number} times)", number)
+
+
+def _stopped(stop: threading.Event | None, wait_s: float) -> bool:
+    """Wait, and whether ``stop`` was set before that or meanwhile."""
+    wait_s = min(MAX_WAIT_S, wait_s)
+    if stop is not None:
+        return stop.wait(wait_s)
+    time.sleep(wait_s)
+    return False
 
 
 def _once(config: EndpointConfig, key: str | None, path: str, body: bytes, most_bytes: int) -> tuple[int, Any, bytes]:

@@ -170,5 +170,6 @@ def _figures(sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
 
 def _shown(masks: NDArray[Any]) -> NDArray[np.bool_]:
     """Frames with a pixel of the object (not 0, not NaN), [T]."""
-    flags = (masks != 0) & (masks == masks)
-    return flags.any(axis=(1, 2))
+    flags: Any = masks if masks.dtype == bool else (masks != 0) & (masks == masks)
+    shown: NDArray[np.bool_] = flags.any(axis=(1, 2))
+    return shown

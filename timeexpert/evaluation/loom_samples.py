@@ -26,7 +26,7 @@ from .track_masks import shown_at, usual_step_s
 
 KIND = "question_kind"  # in a sample's meta
 SEGMENT_PROMPT = "Please segment."
-MAX_PIXELS = 2**34  # of one question's masks, all frames together: more is a mistake in its times
+MAX_PIXELS = 2**31  # of one question's masks, all frames together: a byte each, and four times that while it is scored
 
 
 def prompts_of(sample: Sample) -> tuple[tuple[str, str], ...]:

@@ -182,9 +182,9 @@ def _combined(
         if control == "mask_only":
             segment = (float(_times(question)[0]), float(_times(question)[-1]))
         segment = segment or _shown_segment(told, question)
-        true = np.where(_inside(question, question.segment_s)[:, None, None], true, 0)
-        kept = _inside(question, segment) if segment else np.zeros(len(told), dtype=bool)
-        scores = foreground_scores(true, np.where(kept[:, None, None], told, 0), span=rules.span)
+        true = _within(true, _inside(question, question.segment_s))
+        told = _within(told, _inside(question, segment) if segment else np.zeros(len(told), dtype=bool))
+        scores = foreground_scores(true, told, span=rules.span)
         tiou = temporal_iou(segment, question.segment_s) if segment else 0.0
         found[name] = replace(scores, tiou=tiou)
     answered = [name in answers for name in asked]
@@ -257,6 +257,12 @@ def _inside(question: LoomQuestion, segment: tuple[float, float]) -> NDArray[np.
     """Frames that stand inside ``segment``, its ends included."""
     times = _times(question)
     return (times >= segment[0]) & (times <= segment[1])
+
+
+def _within(masks: NDArray[Any], kept: NDArray[np.bool_]) -> NDArray[Any]:
+    """``masks`` [T, H, W] in the frames ``kept`` [T], 0 in the others. Of their own type: bool masks of a video would
+    take eight times their memory as int64."""
+    return np.where(kept[:, None, None], masks, masks.dtype.type(0))
 
 
 def _shown_segment(masks: NDArray[Any], question: LoomQuestion) -> tuple[float, float] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from timeexpert.data.endpoint import unfenced
@@ -12,8 +12,11 @@ from timeexpert.evaluation.loombench import Kind
 
 MAX_QUESTION = 600  # characters
 _DIGITS = r"\d+(?:[.,]\d+)?"
-_TENS = "ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen"
-_WORDS = f"one|two|three|four|five|six|seven|eight|nine|{_TENS}|twenty|thirty|forty|fifty|sixty|hundred|few|several"
+_ONES = "one two three four five six seven eight nine".split()
+_TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_VALUES = dict(zip(_ONES + _TEENS + _TENS, [*range(1, 20), *range(20, 100, 10)], strict=True))
+_WORDS = f"{'|'.join(_VALUES)}|hundred|few|several"
 _UNITS = r"(?:s|secs?|seconds?|ms|milliseconds?|mins?|minutes?|h|hrs?|hours?|frames?)"
 _TIME = re.compile(
     rf"\b\d{{1,2}}:\d{{2}}(?::\d{{2}})?(?:\.\d+)?\b"  # 1:05
@@ -22,6 +25,25 @@ _TIME = re.compile(
     rf"|\b(?:from|between|at)\s+{_DIGITS}\s*(?:to|and|until|till|-|\u2013|\Z|[?!,]|\.(?!\d))",  # from 3 to 8, at 3?
     re.IGNORECASE,
 )
+_WHOLE = rf"(?:{'|'.join(_TENS)})(?:[\s-](?:{'|'.join(_ONES)}))?|{'|'.join(_TEENS + _ONES)}"  # twenty one, twelve
+_NUMBER = rf"(?:{_DIGITS}|{_WHOLE})(?!\w|[.,]\d)"
+# What follows a number that counts nothing: punctuation, the end, or a word that is no noun ("2 onions" are counted).
+_ALONE = (
+    r"(?=\s*(?:\Z|(?!-[A-Za-z])[^\w\s]|(?:in|of|to|and|or|on|by|for|from|into|until|till|as|while|when|where|then|with|the"
+    r"|is|are|does|do|did|has|he|she|it|they|mark|point|range|interval|window|segment|section|span|stretch|period)\b))"
+)
+_PAIR = re.compile(
+    rf"(?P<lead>\b(?:from|between)\s+)?(?<![\w.])(?P<first>{_NUMBER})"
+    rf"\s*(?P<join>-|\u2013|\u2014|\.\.+|&|,|\b(?:to|and|until|till|through)\b)\s*(?P<last>{_NUMBER}){_ALONE}",
+    re.IGNORECASE,
+)
+_PLACED = re.compile(
+    r"(?:\b(?:at|after|before|until|till|by|around|about|near|in|from|since|past|between)\s+(?:the\s+)?|[\[(]\s*)"
+    rf"(?P<time>{_NUMBER}){_ALONE}",
+    re.IGNORECASE,
+)
+# Numbers below it that are written in words mostly count, or belong to a phrase: "one by one", "cut in two".
+_SMALL = 13
 _WHEN = re.compile(
     r"\bwhen\b|\b(?:what|which)\s+(?:time|point|moment|part|parts|segment|interval|stretch|period)\b", re.IGNORECASE
 )
@@ -85,15 +107,38 @@ def _broken_rule(kind: Kind, question: object, start_s: float, end_s: float) -> 
 
 
 def leaked_time(question: str, start_s: float, end_s: float) -> str | None:
-    """The first time that ``question`` says, or ``None``: a number with a unit, a clock time, a frame number, a range,
-    or one of the shot's own times with a decimal."""
+    """A time that ``question`` says, or ``None``: a number with a unit, a clock time, a frame number, a range, one of
+    the shot's own times with a decimal, or one of them in whole seconds behind "at", "after" and the like.
+
+    Numbers that count something ("2 to 3 people", "in 31 pieces") are no times.
+    """
     found = _TIME.search(question)
     if found is not None:
         return found[0].strip()
     for number in re.findall(r"\d+\.\d+", question):
         if any(abs(float(number) - own_s) < 0.05 for own_s in (start_s, end_s)):
             return str(number)
-    return None
+    return next(_bare_times(question, start_s, end_s), None)
+
+
+def _bare_times(question: str, start_s: float, end_s: float) -> Iterator[str]:
+    """Ranges, and the shot's own times in whole seconds, of numbers that stand alone."""
+    for found in _PAIR.finditer(question):
+        first, last = found["first"], found["last"]
+        of_shot = abs(_value(first) - start_s) < 1 and abs(_value(last) - end_s) < 1
+        in_digits = first[0].isdigit() and last[0].isdigit() and found["join"].lower() not in ("and", "&", ",")
+        if of_shot or in_digits or (found["lead"] and found["join"] != ","):
+            yield found[0].strip()
+    for found in _PLACED.finditer(question):
+        time = found["time"]
+        if (time[0].isdigit() or _value(time) >= _SMALL) and any(abs(_value(time) - s) < 1 for s in (start_s, end_s)):
+            yield found[0].strip()
+
+
+def _value(number: str) -> float:
+    if number[0].isdigit():
+        return float(number.replace(",", "."))
+    return float(sum(_VALUES[word] for word in re.split(r"[\s-]", number.lower())))
 
 
 def _says(question: str, time_s: float) -> bool:

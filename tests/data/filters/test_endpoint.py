@@ -1,6 +1,8 @@
 """The endpoint client against a real local server: cached, retried, bounded, and the key goes nowhere else."""
 
 import json
+import threading
+import time
 from dataclasses import MISSING, fields
 from pathlib import Path
 
@@ -84,8 +86,22 @@ def test_retries_are_bounded_and_one_failure_leaves_the_others(tmp_path):
 
 def test_a_refused_request_is_not_repeated(tmp_path):
     with serving(lambda n, r: (400, {}, b"too long")) as chat:
-        answers, _ = ask(config_for(chat), tmp_path / "c.jsonl", "a")
+        answers, usage = ask(config_for(chat), tmp_path / "c.jsonl", "a")
     assert (answers[0].error, len(chat.requests)) == ("HTTP 400: too long", 1)
+    assert (usage.failed, usage.retries) == (1, 0)
+
+
+def test_refused_requests_end_no_run_whose_other_requests_are_answered(tmp_path):
+    def reply(number, request):
+        return echo(number, request) if request["messages"][0]["content"] in "az" else (400, {}, b"not about this")
+
+    with serving(reply) as chat:
+        config = config_for(chat, max_consecutive_failures=3)
+        with pytest.raises(EndpointError, match="3 requests in a row.*HTTP 400: not about this.*raise max_consecutive"):
+            ask(config, tmp_path / "none.jsonl", *"bcdef")  # of a model that it does not know, say
+        for _ in range(2):  # the second time "a" comes from the cache
+            answers, usage = ask(config, tmp_path / "c.jsonl", *"abcdefz")
+            assert ([a.text for a in answers if a.text], usage.failed) == (["re: a", "re: z"], 5)
 
 
 def test_a_slow_trickle_ends_at_the_time_limit(tmp_path):
@@ -99,8 +115,6 @@ def test_a_slow_trickle_ends_at_the_time_limit(tmp_path):
 
 
 def test_a_silent_server_ends_at_the_time_limit(tmp_path):
-    import time
-
     with serving(lambda n, r: time.sleep(1.0) or echo(n, r)) as chat:
         answers, _ = ask(config_for(chat, timeout_s=0.3, retries=0), tmp_path / "c.jsonl", "a")
     assert answers[0].text is None and "timed out" in answers[0].error
@@ -143,6 +157,43 @@ def test_an_endpoint_that_is_gone_stops_the_run_and_keeps_what_it_has(tmp_path):
     with pytest.raises(EndpointError, match="3 requests in a row without an answer.*run the same command again"):
         ask(config, cache, *"abcdefgh")
     assert len(cache.read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("ends", ["in the endpoint", "in what reads the answers"])
+def test_answers_that_come_while_a_run_ends_are_kept(ends, tmp_path):
+    asked, late = threading.Barrier(3), threading.Event()
+
+    def reply(number, request):
+        question = request["messages"][0]["content"]
+        if question == "first":
+            return echo(number, request)
+        asked.wait(10)  # all three are under way when the run ends
+        if question == "refused" and ends == "in the endpoint":
+            return 401, {}, b"no"
+        late.wait(0.3)
+        return (503, {}, b"later") if question == "busy" else echo(number, request)
+
+    with serving(reply) as chat:
+        config = config_for(chat, concurrency=3, retries=20, backoff_s=60)
+        began = time.monotonic()
+        with pytest.raises((EndpointError, KeyError)), Endpoint(config, tmp_path / "c.jsonl") as endpoint:
+            messages = ([{"role": "user", "content": q}] for q in ("first", "refused", "slow", "busy"))
+            for _ in endpoint.ask(messages):
+                if ends == "in what reads the answers":
+                    raise KeyError("no column of that name")
+    kept = [json.loads(line)["text"] for line in (tmp_path / "c.jsonl").read_text().splitlines()]
+    both = ends == "in what reads the answers"
+    assert kept == ["re: first", *(["re: refused"] if both else []), "re: slow"]
+    assert time.monotonic() - began < 20 and endpoint.usage.requests == len(kept)
+
+
+def test_a_kept_answer_that_is_no_good_is_asked_for_again_by_the_next_run(tmp_path):
+    with serving(echo) as chat:
+        ask(config_for(chat), tmp_path / "c.jsonl", "a", "b")  # an earlier version found it good
+        for from_cache in (2, 1):
+            _, usage = ask(config_for(chat), tmp_path / "c.jsonl", "a", "b", good=lambda text: text != "re: a")
+            assert usage.from_cache == from_cache
+    assert [r["messages"][0]["content"] for r in chat.requests].count("a") == 2 and len(chat.requests) == 3
 
 
 def test_an_answer_that_is_no_good_is_not_kept(tmp_path):

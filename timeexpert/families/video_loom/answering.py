@@ -92,6 +92,12 @@ class LoomAnswering(Answering):
         events, reasons = read_answer(text, task, ids, self.writer.answers)
         if self.writer.text.eos_id not in tokens:
             reasons = [*reasons, "the answer has no end of sequence"]
+        objects, most = list(tokens).count(self.writer.seg_id), self.model.config.max_objects
+        if objects > most:
+            reasons = [
+                *reasons,
+                f"the answer names {objects} objects; masks are drawn of the first {most} (max_objects)",
+            ]
         return events, [Problem(0, reason) for reason in reasons], text
 
     def events_so_far(self, tokens: Sequence[int], task: str | None) -> EventSequence:
@@ -101,8 +107,9 @@ class LoomAnswering(Answering):
         return EventSequence((Event(text=text),) if words else ())
 
     def tracks(self, request: Request, answer: Writing) -> tuple[MaskTrack, ...]:
-        """One track per [SEG] of a finished answer, at the frames of the clip and of the size that SAM2 sees them."""
-        states = self.states(answer)
+        """One track per [SEG] of a finished answer, up to ``max_objects``, at the frames of the clip and of the size
+        that SAM2 sees them."""
+        states = self.states(answer)[: self.model.config.max_objects]
         if not len(states):
             return ()
         head, size = self.model.mask_head, self.writer.sam_size
@@ -111,9 +118,9 @@ class LoomAnswering(Answering):
         keyframes = None
         if self.model.config.prompted_frames == "keyframes":
             keyframes = spread_keyframes(len(frames), self.model.config.keyframes)
-        masks = head.masks(frames, prompts, keyframes, (size, size)).cpu().numpy()
+        masks = head.masks(frames, prompts, keyframes, (size, size))
         times_s = self.shown_s(request.clip.times_s)
-        return tuple(MaskTrack.from_masks(list(own), times_s, str(i)) for i, own in enumerate(masks))
+        return tuple(MaskTrack.from_masks(list(own.cpu().numpy()), times_s, str(i)) for i, own in enumerate(masks))
 
     def states(self, answer: Writing) -> Tensor:
         """The decoder's states (O, D) at the [SEG] tokens themselves.

@@ -34,6 +34,12 @@ HINTS = {
 }
 
 
+def hinted(prompt: str, task: str | None) -> str:
+    """``prompt`` with the hint of its task behind it, once: the second prompt of a combined question ends with it."""
+    hint = HINTS.get(task or "", "")
+    return prompt if prompt.rstrip().endswith(hint) else f"{prompt} {hint}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoomBatch(VideoBatch):
     """A batch with keyframes, and with the masks of its [SEG] tokens in the order in which they occur.
@@ -101,8 +107,7 @@ class LoomWriter:
 
     def question(self, prompt: str, times_s: Sequence[float], task: str | None = None) -> list[int]:
         """As RowWriter, with the hint of its task; where ``visual`` is per_task, behind the tokens that it reads."""
-        hint = HINTS.get(task or "") if self.task_hints else None
-        asked = self.text.prompt(f"{prompt} {hint}" if hint else prompt)[1]
+        asked = self.text.prompt(hinted(prompt, task) if self.task_hints else prompt)[1]
         return [*self.of_task(task, len(times_s)), *asked]
 
     def of_task(self, task: str | None, num_frames: int) -> list[int]:

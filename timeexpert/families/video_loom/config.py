@@ -35,6 +35,7 @@ class VideoLoomConfig(PretrainedConfig):
         end_of: EndOf = "frame",
         task_hints: bool = True,
         prompted_frames: PromptedFrames = "keyframes",
+        max_objects: int = 32,
         answers: dict[str, str] | None = None,
         initializer_range: float = 0.02,
         **kwargs: Any,
@@ -47,7 +48,7 @@ class VideoLoomConfig(PretrainedConfig):
         self.visual, self.max_frames, self.keyframes = visual, max_frames, keyframes
         self.grid, self.fast_pool, self.pooling = grid, fast_pool, pooling
         self.id_text, self.end_of, self.task_hints = id_text, end_of, task_hints
-        self.prompted_frames, self.answers = prompted_frames, dict(answers or {})
+        self.prompted_frames, self.max_objects, self.answers = prompted_frames, max_objects, dict(answers or {})
         self.initializer_range = initializer_range
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             kwargs.setdefault(name, getattr(self.text_config, name, None))

@@ -16,7 +16,7 @@ from timeexpert.tokenization.text import TextTokenizer
 
 from .answer_text import write_answer
 from .answering import LoomAnswering
-from .batch import HINTS, LoomWriter
+from .batch import LoomWriter, hinted
 from .config import VideoLoomConfig
 from .frame_ids import FrameIds
 from .model import VideoLoom
@@ -77,7 +77,7 @@ class VideoLoomFamily(Family):
         own = {"initializer_range": settings.initializer_range}
         vision = to_tree(settings.vision)
         vision["layer_scale_init_value"] = vision.pop("layer_scale")
-        names = (*SWITCHES, "prompted_frames")
+        names = (*SWITCHES, "prompted_frames", "max_objects")
         return VideoLoomConfig(
             mllm_config={
                 "vision_config": {**vision, **own, "model_type": "internvl_vision", "attention_bias": True},
@@ -129,7 +129,7 @@ class VideoLoomFamily(Family):
             written = write_answer(sample.task, sample.events, ids, len(sample.tracks))
         except AnswerError:  # named when the sample is drawn
             written = ""
-        asked = f"{sample.prompt} {HINTS.get(sample.task, '')}".strip()
+        asked = hinted(sample.prompt, sample.task).strip()
         return [text for text in (asked, written, ModelConfig.id_text.format(id=0)) if text]
 
 

@@ -5,6 +5,7 @@ O objects, K frames, S side of SAM2's square frames, C width of SAM2's prompts.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -142,14 +143,28 @@ class MaskHead(nn.Module):
                 session.add_point_inputs(session.obj_id_to_idx(i), keyframe, inputs)
             session.obj_with_new_inputs = list(range(objects))
             sam(session, frame_idx=keyframe)
+            _forget_large_masks(session)
         first, out = min(keyframes), {}
         for reverse in (False, True):
             for seen in sam.propagate_in_video_iterator(session, start_frame_idx=first, reverse=reverse):
                 out[seen.frame_idx] = seen.pred_masks[:, 0]
+                _forget_large_masks(session)
         return torch.stack([out[i] for i in range(len(frames))], 1)
 
-    def masks(self, frames: Tensor, prompts: Tensor, keyframes: list[int] | None, size: tuple[int, int]) -> Tensor:
-        """Bool (O, K, height, width): where each object is, after bilinear upsampling; ``keyframes`` None: every frame
-        is prompted by itself."""
+    def masks(
+        self, frames: Tensor, prompts: Tensor, keyframes: list[int] | None, size: tuple[int, int]
+    ) -> Iterator[Tensor]:
+        """Bool (K, height, width) of one object after the other: where it is, after bilinear upsampling; ``keyframes``
+        None: every frame is prompted by itself."""
         logits = self.alone(frames, prompts) if keyframes is None else self.propagate(frames, prompts, keyframes)
-        return functional.interpolate(logits.float(), size, mode="bilinear", align_corners=False) > 0
+        for own in logits:
+            parts = own[:, None].float().split(FRAMES_AT_ONCE)
+            large = [functional.interpolate(p, size, mode="bilinear", align_corners=False)[:, 0] > 0 for p in parts]
+            yield torch.cat(large)
+
+
+def _forget_large_masks(session: Sam2VideoInferenceSession) -> None:
+    """Drop the masks at SAM2's full size, 4 MiB for each object and frame, which the memory encoder has read."""
+    for outputs in session.output_dict_per_obj.values():
+        for kept in (*outputs["cond_frame_outputs"].values(), *outputs["non_cond_frame_outputs"].values()):
+            kept.pop("high_res_masks", None)

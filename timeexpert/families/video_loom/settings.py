@@ -155,7 +155,8 @@ class ModelConfig(LanguageSettings):
     behind a fast frame's tokens. ``end_of``: see :class:`.frame_ids.FrameIds`. ``task_hints``: a question whose task is
     known ends in a sentence that says what its answer holds. ``answers``: their wordings.
     ``prompted_frames``: which frames the state of [SEG] prompts when masks are drawn: ``keyframes``, SAM2's memory
-    reaching the others; ``all``, each by itself.
+    reaching the others; ``all``, each by itself. ``max_objects``: of how many objects an answer has masks at most; they
+    are held in memory together, and a model may write [SEG] without end.
     ``internvl``, ``sam2``: folders of published weights (safetensors) that a new model starts from.
     """
 
@@ -181,13 +182,14 @@ class ModelConfig(LanguageSettings):
     end_of: EndOf = "frame"
     task_hints: bool = True
     prompted_frames: PromptedFrames = "keyframes"
+    max_objects: int = 32
     answers: AnswerForms = field(default_factory=AnswerForms)
     internvl: str | None = None
     sam2: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, self, "max_frames", "keyframes", "fast_pool")
+        at_least(1, self, "max_frames", "keyframes", "fast_pool", "max_objects")
         if self.vision.grid % self.fast_pool:
             raise ConfigError(
                 f"fast_pool ({self.fast_pool}) does not divide the {self.vision.grid} tokens of a frame's side."
