@@ -1,4 +1,4 @@
-"""Muon whose iteration is in float32 on a CPU."""
+"""Muon whose iteration is in float32 on a CPU without bfloat16."""
 
 from __future__ import annotations
 
@@ -9,17 +9,23 @@ import torch
 from torch import Tensor
 
 
-class Muon(torch.optim.Muon):
-    """torch's Muon, with its Newton-Schulz iteration in float32 where a matrix is on a CPU.
+def has_bfloat16() -> bool:
+    """Whether products of bfloat16 matrices are fast on this CPU: oneDNN takes them, which needs AVX-512."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
-    torch computes it in bfloat16, which a CPU without instructions for it emulates: 20 times slower for 128 x 256, half of
-    a step of the tiny configs. On a GPU torch's own step is taken.
+
+class Muon(torch.optim.Muon):
+    """torch's Muon, with its Newton-Schulz iteration in float32 on a CPU without bfloat16.
+
+    torch computes it in bfloat16, which such a CPU emulates: 20 times slower for 128 x 256, half of a step of the tiny
+    configs. Elsewhere torch's own step is taken.
     """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """As torch's; momentum and settings are kept in its form."""
-        if any(p.device.type != "cpu" for group in self.param_groups for p in group["params"]):
+        on_cpu = all(p.device.type == "cpu" for group in self.param_groups for p in group["params"])
+        if not on_cpu or has_bfloat16():
             return super().step(closure)
         if closure is not None:
             raise TypeError("a closure is not taken: gradients are ready when step() is called.")

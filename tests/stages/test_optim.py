@@ -82,7 +82,10 @@ def test_experts_without_a_gradient_are_not_decayed() -> None:
 
 
 @pytest.mark.parametrize("shape", [(48, 16), (16, 48), (32, 32)])
-def test_muon_on_a_cpu_is_torchs_but_for_the_rounding_of_its_iteration(shape: tuple[int, int]) -> None:
+def test_muon_without_bfloat16_is_torchs_but_for_the_rounding_of_its_iteration(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("timeexpert.stages.muon.has_bfloat16", lambda: False)
     torch.manual_seed(0)
     start, gradients = torch.randn(shape), torch.randn(3, *shape)
     settings = {"lr": 0.01, "weight_decay": 0.1, "momentum": 0.95, "adjust_lr_fn": "match_rms_adamw"}
