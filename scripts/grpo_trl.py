@@ -160,8 +160,9 @@ def processor_of(model: Path) -> Any:
     from transformers.utils import is_torchvision_available
 
     try:
-        if AutoConfig.from_pretrained(model).model_type == "qwen2_5_vl" and not is_torchvision_available():
-            return _without_videos().from_pretrained(model)
+        lighter = {"qwen2_5_vl": _without_videos}.get(AutoConfig.from_pretrained(model).model_type)
+        if lighter is not None and not is_torchvision_available():
+            return lighter().from_pretrained(model)
         return AutoProcessor.from_pretrained(model)
     except (ImportError, OSError, ValueError) as error:
         raise UserError(f"MODEL ({model}): its processor cannot be loaded: {error}") from None

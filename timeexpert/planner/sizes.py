@@ -14,12 +14,13 @@ from timeexpert.families.timeexpert.settings import PREFIXES
 from timeexpert.model import TimeExpert
 from timeexpert.stages.config import RunConfig, StageConfig
 from timeexpert.stages.models import model_config
+from timeexpert.stages.muon import Muon
 from timeexpert.stages.optim import build_optimizers, freeze
 from timeexpert.tokenization.text import load_text
 
 ARIA_VOCABULARY = 100352
 # Numbers that an optimizer keeps per trained weight.
-STATES: dict[type[torch.optim.Optimizer], int] = {torch.optim.AdamW: 2, torch.optim.Muon: 1, torch.optim.SGD: 0}
+STATES: dict[type[torch.optim.Optimizer], int] = {torch.optim.AdamW: 2, Muon: 1, torch.optim.SGD: 0}
 
 
 @dataclass(frozen=True)
