@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from timeexpert.data.shards import ShardDataset
@@ -30,7 +31,7 @@ def run_text(config: RunConfig, run: Path, dataset: Callable[[str], ShardDataset
             text = HuggingFaceText.load(settings.tokenizer, settings.prompt_format)
     else:
         datasets = [dataset(path) for path in config.data.train.values()]
-        texts_of = family(config.model.family).texts
+        texts_of = partial(family(config.model.family).texts, settings=config.model)
         texts = sorted({t for d in datasets for i in range(len(d)) for t in texts_of(d.sample(i))})
         text = SentencePieceText.train(texts, settings.vocab_size, temporary, settings.pieces)
     text.save(temporary)

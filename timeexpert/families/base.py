@@ -144,8 +144,8 @@ class Family(ABC):
     def answering(self, model: Any, text: TextTokenizer) -> Answering:
         """How a model is asked."""
 
-    def texts(self, sample: Sample) -> list[str]:
-        """What a vocabulary that is trained on a sample must be able to write."""
+    def texts(self, sample: Sample, settings: Any) -> list[str]:
+        """What a vocabulary that is trained on a sample must be able to write; ``settings``: those of the model."""
         return [text for text in (sample.prompt, *(event.text for event in sample.events)) if text]
 
 

@@ -114,7 +114,7 @@ class TemporalVLMFamily(Family):
         """As :class:`Family`."""
         return TextAnswering(model, text)
 
-    def texts(self, sample: Sample) -> list[str]:
+    def texts(self, sample: Sample, settings: Any) -> list[str]:
         """Prompt and answer as they are written, and the sentence with the time."""
         try:
             written = answer_lines(sample.task, sample.events)

@@ -122,15 +122,16 @@ class VideoLoomFamily(Family):
         """As :class:`Family`."""
         return LoomAnswering(model, text)
 
-    def texts(self, sample: Sample) -> list[str]:
-        """Prompt with its hint, answer, and what stands behind a fast frame."""
-        ids = FrameIds(ModelConfig.max_frames, sample.duration_s or 1.0)
+    def texts(self, sample: Sample, settings: ModelConfig) -> list[str]:
+        """Prompt with its hint, answer in the model's wording, and what stands behind fast frames."""
+        ids = FrameIds(settings.max_frames, sample.duration_s or 1.0, settings.end_of)
         try:
-            written = write_answer(sample.task, sample.events, ids, len(sample.tracks))
+            written = write_answer(sample.task, sample.events, ids, len(sample.tracks), settings.answers)
         except AnswerError:  # named when the sample is drawn
             written = ""
-        asked = hinted(sample.prompt, sample.task).strip()
-        return [text for text in (asked, written, ModelConfig.id_text.format(id=0)) if text]
+        asked = hinted(sample.prompt, sample.task).strip() if settings.task_hints else sample.prompt
+        said_ids = (settings.id_text.format(id=i) for i in range(settings.max_frames))
+        return [text for text in (asked, written, *said_ids) if text]
 
 
 def sam_config(settings: SamConfig, initializer_range: float) -> dict[str, Any]:
