@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from transformers import InternVLForConditionalGeneration, Sam2VideoModel
 
 from timeexpert.data.collate import Shown
+from timeexpert.data.records import Sample
 from timeexpert.errors import UserError
 from timeexpert.families.video_loom.answer_forms import AnswerForms
 from timeexpert.families.video_loom.answering import LoomAnswering
@@ -289,6 +290,20 @@ def test_a_model_keeps_the_words_of_its_answers(words: SentencePieceText, tmp_pa
     assert writer.said(ids) == "Look at 1 until 2."
     told, problems, _ = LoomAnswering(model, words).told(ids, "moment_retrieval", request_of(10).clip)
     assert len(told) == 1 and problems == []
+
+
+def test_a_vocabulary_is_trained_on_the_models_own_wordings() -> None:
+    answers = AnswerForms(moments="{spans}!", span="{first} .. {last}")
+    own = settings(max_frames=4, id_text="nr {id}", answers=answers, task_hints=False)
+    when = Sample(
+        id="a",
+        video="a.mp4",
+        duration_s=8.0,
+        task="moment_retrieval",
+        prompt="When?",
+        events=EventSequence((Event(2, 6),)),
+    )
+    assert FAMILY.texts(when, own) == ["When?", "1 .. 2!", "nr 0", "nr 1", "nr 2", "nr 3"]
 
 
 def test_a_question_says_what_its_answer_holds(words: SentencePieceText) -> None:
