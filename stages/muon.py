@@ -18,8 +18,11 @@ class Muon(torch.optim.Muon):
     """torch's Muon, with its Newton-Schulz iteration in float32 on a CPU without bfloat16.
 
     torch computes it in bfloat16, which such a CPU emulates: 20 times slower for 128 x 256, half of a step of the tiny
-    configs. Elsewhere torch's own step is taken.
+    configs. Elsewhere torch's own step is taken. Updates are scaled to the root mean square of AdamW's.
     """
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float) -> None:
+        super().__init__(groups, lr=lr, momentum=0.95, adjust_lr_fn="match_rms_adamw")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -38,7 +41,7 @@ class Muon(torch.optim.Muon):
                 update = parameter.grad.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
                 update = orthogonalised(update.float(), group["ns_coefficients"], group["ns_steps"], group["eps"])
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                # the scale of match_rms_adamw: the root mean square of AdamW's updates
+                # the scale of match_rms_adamw
                 parameter.add_(update, alpha=-0.2 * group["lr"] * max(parameter.shape) ** 0.5)
         return None
 

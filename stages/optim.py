@@ -72,7 +72,7 @@ def build_optimizers(model: nn.Module, stage: StageConfig) -> list[torch.optim.O
     if matrices:
         peak = stage.matrix_lr or stage.lr
         muon: list[dict[str, Any]] = [{"params": matrices, "weight_decay": stage.weight_decay, "peak": peak}]
-        optimizers.append(Muon(muon, lr=peak, momentum=0.95, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(Muon(muon, lr=peak))
         optimizers[1].register_step_pre_hook(_gather_matrices)
         optimizers[1].register_step_post_hook(_shard_matrices)
     return optimizers

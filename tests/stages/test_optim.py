@@ -90,7 +90,8 @@ def test_muon_without_bfloat16_is_torchs_but_for_the_rounding_of_its_iteration(
     start, gradients = torch.randn(shape), torch.randn(3, *shape)
     settings = {"lr": 0.01, "weight_decay": 0.1, "momentum": 0.95, "adjust_lr_fn": "match_rms_adamw"}
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
-    pairs = [(ours, Muon([ours], **settings)), (theirs, torch.optim.Muon([theirs], **settings))]
+    own = Muon([{"params": [ours], "weight_decay": 0.1}], lr=0.01)
+    pairs = [(ours, own), (theirs, torch.optim.Muon([theirs], **settings))]
     for gradient in gradients:
         for parameter, optimizer in pairs:
             parameter.grad = gradient.clone()
