@@ -261,6 +261,7 @@ def send(
     ``read`` raises :class:`BadReply` for a reply that is worth another try; none is made once ``stop`` is set. Raises
     :class:`RequestFailed`, and :class:`EndpointError` where every other request would end the same way.
     """
+    stop = stop or threading.Event()
     wait_s, reason = config.backoff_s, ""
     for number in range(1, config.retries + 2):
         asked_wait_s = None
@@ -276,19 +277,10 @@ def send(
             asked_wait_s = _seconds(headers.get("Retry-After"))
         except (OSError, http.client.HTTPException, BadReply) as error:
             reason = f"{type(error).__name__}: {error}"
-        if number > config.retries or _stopped(stop, max(wait_s, asked_wait_s or 0.0)):
+        if number > config.retries or stop.wait(min(MAX_WAIT_S, max(wait_s, asked_wait_s or 0.0))):
             break
         wait_s *= 2
     raise RequestFailed(f"{reason} (tried {number} times)", number)
-
-
-def _stopped(stop: threading.Event | None, wait_s: float) -> bool:
-    """Wait, and whether ``stop`` was set before that or meanwhile."""
-    wait_s = min(MAX_WAIT_S, wait_s)
-    if stop is not None:
-        return stop.wait(wait_s)
-    time.sleep(wait_s)
-    return False
 
 
 def _once(config: EndpointConfig, key: str | None, path: str, body: bytes, most_bytes: int) -> tuple[int, Any, bytes]:
