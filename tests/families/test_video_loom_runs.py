@@ -19,6 +19,8 @@ from timeexpert.predict import Predictor, Request
 from timeexpert.serving.engine import Engine, Question, Video
 from timeexpert.stages.config import RunConfig
 from timeexpert.stages.loop import StageRun, Stopped
+from timeexpert.stages.models import build_model
+from timeexpert.tokenization.text import load_text
 
 from ..ranks import run_ranks, train_ranks
 from ..tiny import STAGE, config_tree, rows, run_config, train, write_config
@@ -104,6 +106,15 @@ def test_training_records_each_loss_and_evaluates_masks(run: Path) -> None:
     (stage,) = json.loads((run / "summary.json").read_text())["stages"]
     assert {"where_jf", "combined_jf", "time_only_jf", "mask_only_jf"} <= stage.keys()
     assert json.loads((run / "models" / "joint" / "config.json").read_text())["model_type"] == "video_loom"
+
+
+def test_a_run_may_start_from_the_weights_of_another(run: Path, loom_data: Path, tmp_path: Path) -> None:
+    tree = changes(loom_data)
+    tree["model"] = {**MODEL, "pretrained": str(run / "models" / "joint")}
+    model = build_model(run_config(loom_data, **tree), load_text(run / "models" / "joint"))
+    model.save_pretrained(tmp_path / "models" / "joint")
+    ours = weights(tmp_path)
+    assert all(ours.pop(name).equal(value) for name, value in weights(run).items()) and not ours
 
 
 def test_an_interrupted_run_ends_with_the_weights_of_an_unbroken_one(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -150,8 +151,11 @@ class Family(ABC):
 
 
 def differences(section: str, names: tuple[str, ...], a: Any, b: Any) -> Iterator[str]:
-    """What differs between two configs, by ``names``, in words."""
+    """What differs between two configs, by ``names``, in words.
+
+    They are compared as they stand in config.json: a list that was read from there may be a tuple in a new config.
+    """
     for name in names:
         old, new = getattr(a, name, None), getattr(b, name, None)
-        if old != new:
+        if json.dumps(old, sort_keys=True) != json.dumps(new, sort_keys=True):
             yield f"{section}{name} is {old!r} there, {new!r} here"
