@@ -91,7 +91,8 @@ def asked_of(batch: VideoBatch, book: QuestionBook, prompt: str) -> list[Asked]:
     for dataset, sample_id, times_s, clip in zip(batch.datasets, batch.sample_ids, batch.times_s, clips, strict=True):
         sample, duration_s = book[dataset, sample_id]
         words = prompt.replace(QUESTION, sample.prompt)
-        asked.append(Asked(sample, Request(Clip(clip, np.array(times_s), duration_s), words, sample.task)))
+        own = Clip(clip, np.array(times_s), duration_s)
+        asked.append(Asked(sample, Request(own, words, sample.task, masks=False)))  # rewards read segments only
     return asked
 
 
@@ -185,7 +186,8 @@ def rollout_batch(
         suffix = predictor.answering.question_ids(question.request)
         start = len(group[0].prompt_ids) - len(suffix)
         clip = question.request.clip
-        row = Row(frames=clip.frames, times_s=predictor.answering.shown_s(clip.times_s), dataset=place)
+        shown_s = predictor.answering.shown_s(clip.times_s)
+        row = Row(frames=clip.frames, times_s=shown_s, dataset=place, seed=None)
         row.add(group[0].prompt_ids[:start], 0, 0, False)
         for turn, answer in enumerate(group, 1):
             row.add(suffix, turn, start, False)

@@ -140,6 +140,31 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_unbroken_one(
     assert [name for name in ours if not ours[name].equal(theirs[name])] == []
 
 
+@pytest.mark.parametrize("visual", ["slowfast", "per_task"])
+def test_a_phase_of_rewards_optimises_the_policy_that_draws_frame_ids(
+    loom_data: Path, tmp_path: Path, visual: str
+) -> None:
+    tree = changes(loom_data)
+    tuning = {**tree["stages"][0], "steps": 1, "accumulate": 1, "evaluate": False}
+    own = {"kind": "rl", "tasks": ["moment_retrieval"], "questions_per_video": 1, "batch_videos": 2, "steps": 2}
+    rl = {"rewards": {"format": 1, "global_matching": 1}, "group_size": 3, "max_new_tokens": 10}
+    phase = {**tuning, **own, "name": "phase", "trains": ["llm", "embeddings"], "sampling": "uniform", "rl": rl}
+    tree |= {"model": {**MODEL, "visual": visual}, "stages": [tuning, phase]}
+    train(run_config(loom_data, **tree), tmp_path)
+    steps = [row for row in rows(tmp_path / "metrics.jsonl", "train") if row["stage"] == "phase"]
+    assert len(steps) == 2 and all(row["logprob_gap"] < 1e-4 and row["entropy"] > 0 for row in steps)
+    told = [row["answers"] for row in rows(tmp_path / "rollouts.jsonl")]
+    assert len(told) == 2 * 2 and all(len(answers) == 3 for answers in told)
+
+
+def test_a_phase_of_rewards_needs_frame_ids(loom_data: Path) -> None:
+    tree = changes(loom_data)
+    phase = {**tree["stages"][0], "kind": "rl", "tasks": ["moment_retrieval"], "questions_per_video": 1, "rl": {}}
+    tree |= {"model": {**MODEL, "visual": "slow"}, "stages": [phase]}
+    with pytest.raises(ConfigError, match=r"stages\[0\].kind \('rl'\) rewards times, and with model.visual 'slow'"):
+        run_config(loom_data, **tree)
+
+
 def test_two_ranks_that_share_the_model_train_as_one_process_does(run: Path, loom_data: Path, tmp_path: Path) -> None:
     config = changes(loom_data, shard=2, expert=1)
     config["data"] = {**config["data"], "eval": None}

@@ -85,7 +85,7 @@ class Shown:
 @dataclass
 class Row:
     """One video with its questions, as lists of ids; ``dataset``: its place in a mix; ``masks``: of the answers that
-    have some; ``seed``: for what a family draws of it."""
+    have some; ``seed``: for what a family draws of it; None: nothing is drawn, as in inference."""
 
     ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
@@ -96,7 +96,7 @@ class Row:
     sample_ids: list[str] = field(default_factory=list)
     masks: list[TurnMasks] = field(default_factory=list)
     dataset: int = 0
-    seed: int = 0
+    seed: int | None = 0
 
     def add(self, ids: Sequence[int], turn: int, start: int, labelled: bool) -> None:
         """Append ids of one turn at positions ``start``, ``start + 1``, ..."""

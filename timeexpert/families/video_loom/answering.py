@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from timeexpert.data.batch import join_frames
 from timeexpert.data.mask_tracks import MaskTrack
 from timeexpert.errors import UserError
 from timeexpert.model.answering import Answering, Budget, Clip, Request, plain_pieces
@@ -20,7 +19,7 @@ from timeexpert.tokenization.grammar import TextGrammar
 from timeexpert.tokenization.text import TextTokenizer
 
 from .answer_text import read_answer
-from .batch import LoomWriter, resized
+from .batch import LoomWriter, pixels_of, resized
 from .frame_ids import FrameIds
 from .model import VideoLoom
 from .visual import spread_keyframes
@@ -142,6 +141,5 @@ class LoomAnswering(Answering):
 
     def _pixels(self, clip: Clip, size: int | None = None) -> Tensor:
         """Frames uint8 (n, 3, size, size) on the model's device; by default of the size that InternVL sees."""
-        frames = join_frames([clip.frames]).permute(0, 2, 3, 1).numpy()
-        scaled = resized(frames, size or self.writer.image_size)
+        scaled = resized(pixels_of(clip.frames), size or self.writer.image_size)
         return torch.from_numpy(scaled).permute(0, 3, 1, 2).to(next(self.model.parameters()).device)

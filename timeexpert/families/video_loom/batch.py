@@ -12,7 +12,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from timeexpert.config import from_tree
-from timeexpert.data.batch import VideoBatch, join_frames
+from timeexpert.data.batch import Frames, VideoBatch, join_frames
 from timeexpert.data.collate import Row, Shown, pad_rows
 from timeexpert.errors import UserError
 from timeexpert.tokenization import EventSequence
@@ -22,7 +22,7 @@ from .answer_forms import SEG, AnswerForms
 from .answer_text import write_answer
 from .frame_ids import EndOf, FrameIds
 from .settings import TIMED
-from .visual import random_keyframes
+from .visual import random_keyframes, spread_keyframes
 
 # What a question of a known task ends with: the paper asks a combined question twice, the second time for masks.
 HINTS = {
@@ -144,21 +144,23 @@ class LoomWriter:
         return text
 
     def batch(self, rows: Sequence[Row], dropped: Sequence[tuple[str, str]] = ()) -> LoomBatch:
-        """As RowWriter. A row's keyframes are drawn from its seed."""
+        """As RowWriter. A row's keyframes are drawn from its seed; without one they are spread as in inference."""
         seen, counts, keyframes = [], [], []
         sam_values, mask_rows, masks = list[Any](), list[Any](), list[Any]()
         for row in rows:
-            if not isinstance(row.frames, np.ndarray):
-                raise UserError("this model takes frames, and the shard folder holds features of them.")
-            drawn = random_keyframes(len(row.times_s), self.keyframes, np.random.default_rng(row.seed))
-            frames = row.frames[drawn] if self.visual == "slow" else row.frames
+            pixels, count = pixels_of(row.frames), len(row.times_s)
+            if row.seed is None:
+                drawn = spread_keyframes(count, self.keyframes)
+            else:
+                drawn = random_keyframes(count, self.keyframes, np.random.default_rng(row.seed))
+            frames = pixels[drawn] if self.visual == "slow" else pixels
             seen.append(replace(row, frames=resized(frames, self.image_size)))
             counts.append(len(frames))
             keyframes.append(list(range(self.keyframes)) if self.visual == "slow" else drawn)
             tracks = [track for answer in row.masks for track in answer.tracks]
             if tracks:
                 mask_rows += [len(sam_values)] * len(tracks)
-                sam_values.append(join_frames([resized(row.frames[drawn], self.sam_size)]))
+                sam_values.append(join_frames([resized(pixels[drawn], self.sam_size)]))
                 masks += [self._covered([track.mask(k) for k in drawn]) for track in tracks]
         padded = pad_rows(seen, self.text.pad_id, dropped)
         common = {f.name: getattr(padded, f.name) for f in fields(padded)}
@@ -191,6 +193,15 @@ class LoomWriter:
         if frame_id not in self._ids:
             self._ids[frame_id] = self.text.encode(self.id_text.format(id=frame_id))
         return self._ids[frame_id]
+
+
+def pixels_of(frames: Frames | None) -> np.ndarray:
+    """A clip's frames as uint8 (F, H, W, 3), also where they come from a batch. Raises ``UserError`` for features."""
+    if isinstance(frames, Tensor) and frames.ndim == 4:
+        return frames.permute(0, 2, 3, 1).cpu().numpy()
+    if not isinstance(frames, np.ndarray):
+        raise UserError("this model takes frames, and the shard folder holds features of them.")
+    return frames
 
 
 def resized(frames: np.ndarray, size: int) -> np.ndarray:

@@ -126,6 +126,13 @@ class VideoLoom(LanguageVideoLLM):
         seg = hidden @ self.seg_output.to(hidden.dtype).t()
         return torch.cat([self.mllm.lm_head(hidden), seg], -1)
 
+    def label_logits(self, batch: LoomBatch) -> Tensor:
+        """As :class:`timeexpert.model.protocol.VideoLLM`."""
+        return self.logits_of_labels(self._hidden(batch), batch)
+
+    def _hidden(self, batch: LoomBatch) -> Tensor:
+        return self.states(self.embed(batch.input_ids, *self.slow_and_fast(batch)), batch)
+
     def label_counts(self, batch: Any) -> dict[str, float]:
         """As :class:`LanguageVideoLLM`, and the masks: objects x keyframes."""
         return {**super().label_counts(batch), "masks": float(batch.masks.shape[:2].numel())}
@@ -137,8 +144,7 @@ class VideoLoom(LanguageVideoLLM):
         Sums, divided by ``counts["text"]`` and ``counts["masks"]``, those of the whole optimizer step: accumulation and
         ranks then give the gradient of one large batch.
         """
-        fast, slow = self.slow_and_fast(batch)
-        hidden = self.states(self.embed(batch.input_ids, fast, slow), batch)
+        hidden = self._hidden(batch)
         losses = {"text": self.text_loss(self.logits_of_labels(hidden, batch), batch, counts)}
         if any(p.requires_grad for p in self.mask_head.parameters()):
             states = hidden[batch.input_ids == self.config.seg_token_id]

@@ -165,6 +165,7 @@ class ModelConfig(LanguageSettings):
     KINDS: ClassVar[dict[str, tuple[str, ...]]] = {
         "joint_tuning": ("lora", "embeddings", "mask_projection", "mask_decoder"),
         "joint_from_scratch": PARTS,
+        "rl": ("lora", "embeddings"),
     }
 
     family: Literal["video_loom"] = "video_loom"
@@ -233,6 +234,15 @@ class ModelConfig(LanguageSettings):
         of_video = {"slow": self.keyframes * self.slow_tokens, "fast": per_video * self.fast_tokens}
         of_video |= {"slowfast": sum(of_video.values()), "per_task": min(of_video.values())}
         return max(1, tokens // of_video[self.visual]) * per_video
+
+    def check_stage(self, where: str, kind: str, trains: tuple[str, ...] | None, num_frames: tuple[int, ...]) -> None:
+        """As :class:`ModelSettings`."""
+        super().check_stage(where, kind, trains, num_frames)
+        if kind == "rl" and self.visual == "slow":
+            raise ConfigError(
+                f"{where}.kind ('rl') rewards times, and with model.visual 'slow' the model sees no frame ids. Choose "
+                "another value of model.visual."
+            )
 
     def check_frames(self, where: str, num_frames: int) -> None:
         """As :class:`ModelSettings`."""
