@@ -78,7 +78,14 @@ def test_every_shape_is_asked_when_where_both_and_over_the_whole_video():
         assert str(shape.start_s) in where.prompt and str(shape.end_s) in where.prompt
         assert not any(c.isdigit() for c in when.prompt + both.prompt + whole.prompt)
         assert does[0] in both.prompt and both.events[0].text == f"{shape.name} while it {does[0]}"
-    assert not any(s.task == "moment_retrieval" for s in mask_questions(scene, replace(CONFIG, tasks=()), tracks))
+
+
+@pytest.mark.parametrize("task", ["moment_retrieval", "referring_segmentation"])
+def test_questions_of_one_task_can_be_asked_alone(task):
+    scene = make_mask_scene(CONFIG, 0)
+    both = mask_questions(scene, CONFIG, shape_tracks(scene))
+    one = mask_questions(scene, replace(CONFIG, tasks=(task,)), shape_tracks(scene))
+    assert [(s.prompt, s.events) for s in one] == [(s.prompt, s.events) for s in both if s.task == task] and one
 
 
 def test_questions_are_asked_in_the_words_of_a_file(tmp_path):
@@ -147,6 +154,7 @@ def test_the_masks_of_a_folder_fit_its_videos(tmp_path):
         ({"does": ("dot",), "masks": False}, r"does \(\['dot'\]\) is for videos with masks"),
         ({"wordings": default_mask_wordings(), "masks": False}, "wordings are of questions about videos with masks"),
         ({"max_events": 5}, r"max_events \(5\) must be at most 4 with masks"),
+        ({"tasks": ("general",)}, r"tasks \(\['general'\]\): videos with masks need moment_retrieval or"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(changes, words):

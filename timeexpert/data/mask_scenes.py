@@ -91,7 +91,7 @@ def mask_questions(scene: Scene, config: SynthConfig, tracks: Sequence[MaskTrack
         for kind, ways, answer in asked:
             task = "moment_retrieval" if kind == "when" else "referring_segmentation"
             prompt = str(rng.choice(ways)).format(**words)
-            if kind == "when" and task not in config.tasks:
+            if task not in config.tasks:
                 continue
             meta: dict[str, Any] = {"question_kind": kind} if kind else {}
             if kind == "combined":  # which is asked twice: for the segment, then for the masks

@@ -39,6 +39,7 @@ ACTIONS = {
 MASKED_ACTIONS = {name: words for name, words in ACTIONS.items() if name != "appear"} | {
     "dot": ("shows a dot", "show a dot")
 }
+MASKED_TASKS = ("moment_retrieval", "referring_segmentation")  # of their questions
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 SIZES = ("tiny", "small", "medium", "large", "huge")  # fifths of the range of radii
 SLIDE_S = 1.0  # how long a picture of a slide show stays
@@ -70,6 +71,7 @@ class SynthConfig:
     ``masks``: several shapes on screen at once, most of them for the whole video, each with one thing that it does
     (:mod:`timeexpert.data.mask_scenes`), asked for when, where, and both; ``does``: which things, by name (none: all);
     ``wordings`` of these questions (none: those that come with the package).
+    ``tasks``: which of the questions that such videos have are asked. An action segmentation always is.
     """
 
     videos: int = 100
@@ -92,7 +94,7 @@ class SynthConfig:
     highlight_from: float = 4.0  # ask for highlights where the best score is this or more (4: very good)
     frame_rates: tuple[int, ...] = (4, 5, 8, 10)
     sizes: tuple[tuple[int, int], ...] = ((64, 64), (80, 64), (96, 96), (64, 80))
-    tasks: tuple[str, ...] = ("moment_retrieval", "dense_captioning", "highlight_detection", "general")
+    tasks: tuple[str, ...] = TASKS
 
     def __post_init__(self) -> None:
         if self.videos < 1:
@@ -162,6 +164,8 @@ class SynthConfig:
         for name in self.does:
             if name not in MASKED_ACTIONS:
                 raise UserError(f"does: {name!r} is not one of {', '.join(MASKED_ACTIONS)}.")
+        if self.masks and not set(self.tasks) & set(MASKED_TASKS):
+            raise UserError(f"tasks ({list(self.tasks)}): videos with masks need {' or '.join(MASKED_TASKS)}. Add one.")
         if self.masks and self.max_events > 4:
             raise UserError(f"max_events ({self.max_events}) must be at most 4 with masks: one shape a quarter.")
 
