@@ -55,7 +55,7 @@ def rank(process: Any, number: int) -> psutil.Process:
 @pytest.mark.parametrize(
     ("number", "patience_s"),
     [
-        pytest.param(signal.SIGKILL, 60, id="killed"),
+        pytest.param(signal.SIGKILL, 60, id="killed", marks=pytest.mark.slow),
         pytest.param(signal.SIGSTOP, 5, id="hangs in a collective", marks=pytest.mark.slow),
     ],
 )

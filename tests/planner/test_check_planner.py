@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 MEMORY = 0.06  # as docs/planner.md says
 FLOPS = 1e-6
 
 
+@pytest.mark.slow
 def test_memory_and_flops_are_those_of_real_steps():
     command = [sys.executable, str(ROOT / "scripts" / "check_planner.py"), "--few", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -46,6 +46,7 @@ def configs(tmp_path: Path) -> list[Path]:
     return [topany, topk]
 
 
+@pytest.mark.slow
 def test_two_configs_with_two_seeds_are_compared(
     ablate: Callable[..., int],
     configs: list[Path],

@@ -158,6 +158,7 @@ def stop_at_7(config: Any, out: Path) -> None:
     raise AssertionError("it was not stopped")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_goes_on_in_every_other_layout(tiny_data: Path, tmp_path: Path) -> None:
     def config(**parallel: Any) -> Any:
         tree = changes(tiny_data, "adamw", 10, **parallel)
