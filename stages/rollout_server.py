@@ -19,9 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
-from torch import Tensor
-
+from timeexpert.data.batch import Frames, pixels_of
 from timeexpert.data.endpoint import BadReply, EndpointError, RequestFailed, key_from, send
 from timeexpert.errors import UserError
 from timeexpert.model.decoding import Writing
@@ -123,13 +121,12 @@ class RolloutServer:
             ) from None
 
 
-def _as_jpegs(frames: np.ndarray | Tensor) -> str:
+def _as_jpegs(frames: Frames) -> str:
     """Frames, uint8 [n, H, W, 3] or (n, 3, H, W), as vLLM takes a video that is sampled already."""
     from PIL import Image
 
-    pixels = frames if isinstance(frames, np.ndarray) else frames.permute(0, 2, 3, 1).cpu().numpy()
     pictures = []
-    for frame in pixels:
+    for frame in pixels_of(frames):
         jpeg = BytesIO()
         Image.fromarray(frame).save(jpeg, "JPEG", quality=JPEG_QUALITY)
         pictures.append(base64.b64encode(jpeg.getvalue()).decode())

@@ -29,6 +29,15 @@ def join_frames(clips: Sequence[Frames]) -> Tensor:
     return torch.from_numpy(np.concatenate(pixels)).permute(0, 3, 1, 2).contiguous()
 
 
+def pixels_of(frames: Frames | None) -> np.ndarray:
+    """A clip's frames as uint8 (F, H, W, 3), also where they come from a batch. Raises ``UserError`` for features."""
+    if isinstance(frames, Tensor) and frames.ndim == 4:
+        return frames.permute(0, 2, 3, 1).cpu().numpy()
+    if not isinstance(frames, np.ndarray):
+        raise UserError("this model takes frames, and the shard folder holds features of them.")
+    return frames
+
+
 @dataclass(frozen=True)
 class VideoBatch:
     """B videos with their questions, padded to S tokens, and the frames of all of them in one tensor.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from timeexpert.data.batch import pixels_of
 from timeexpert.data.mask_tracks import MaskTrack
 from timeexpert.errors import UserError
 from timeexpert.model.answering import Answering, Budget, Clip, Request, plain_pieces
@@ -19,7 +20,7 @@ from timeexpert.tokenization.grammar import TextGrammar
 from timeexpert.tokenization.text import TextTokenizer
 
 from .answer_text import read_answer
-from .batch import LoomWriter, pixels_of, resized
+from .batch import LoomWriter, resized
 from .frame_ids import FrameIds
 from .model import VideoLoom
 from .visual import spread_keyframes

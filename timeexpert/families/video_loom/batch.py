@@ -12,7 +12,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from timeexpert.config import from_tree
-from timeexpert.data.batch import Frames, VideoBatch, join_frames
+from timeexpert.data.batch import VideoBatch, join_frames, pixels_of
 from timeexpert.data.collate import Row, Shown, pad_rows
 from timeexpert.errors import UserError
 from timeexpert.tokenization import EventSequence
@@ -193,15 +193,6 @@ class LoomWriter:
         if frame_id not in self._ids:
             self._ids[frame_id] = self.text.encode(self.id_text.format(id=frame_id))
         return self._ids[frame_id]
-
-
-def pixels_of(frames: Frames | None) -> np.ndarray:
-    """A clip's frames as uint8 (F, H, W, 3), also where they come from a batch. Raises ``UserError`` for features."""
-    if isinstance(frames, Tensor) and frames.ndim == 4:
-        return frames.permute(0, 2, 3, 1).cpu().numpy()
-    if not isinstance(frames, np.ndarray):
-        raise UserError("this model takes frames, and the shard folder holds features of them.")
-    return frames
 
 
 def resized(frames: np.ndarray, size: int) -> np.ndarray:
