@@ -51,8 +51,9 @@ def test_an_answer_is_written_and_read_in_the_words_of_the_config(task: str, eve
 def test_an_answer_has_a_seg_for_each_object() -> None:
     assert write_answer("referring_segmentation", [Event(text="a dog")], IDS, 1, OWN) == "Here [SEG]."
     assert write_answer("referring_segmentation", [Event(text="dogs")], IDS, 2, OWN) == "All of them: [SEG], [SEG]"
-    named = AnswerForms(one_object="[SEG] {text}.")
-    assert write_answer("referring_segmentation", [Event(text="red circle")], IDS, 1, named) == "[SEG] red circle."
+    named = AnswerForms(one_object=" {text} [SEG]{text}.")
+    said = write_answer("referring_segmentation", [Event(text="red circle")], IDS, 1, named)
+    assert said == " red circle [SEG]red circle."
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,10 @@ _HOLDS = {  # what each form holds once, in this order
     "one_object": (),
     "objects": ("objects",),
 }
-_MAY_HOLD = {"highlights": ("count",), "one_object": ("text",)}
+_MAY_HOLD = {  # as often as is wanted
+    "highlights": ("count",),
+    "one_object": ("text",),
+}
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _ID, _IDS, _SCORES = r"(-?\d+)", r"([-\d, ]+)", r"([-\d., ]+)"  # signs are read, so that a wrong id can be named
 
@@ -41,7 +44,8 @@ class AnswerForms:
     ``moments``: the answer of moment retrieval, ``{spans}`` being one ``span`` or several. ``event``: an event of dense
     captioning, a step of action segmentation; its ``{text}`` stands last. ``highlights``: ``{frames}`` with their
     ``{scores}``, and if wanted their ``{count}``. ``one_object``, ``objects``: of referring segmentation, with a [SEG]
-    for each object, and if wanted the ``{text}`` of the one. ``{first}``, ``{last}`` and ``{frames}`` are frame ids.
+    for each object, and if wanted the ``{text}`` of the one, before and behind its [SEG] too. ``{first}``, ``{last}`` and
+    ``{frames}`` are frame ids.
 
     Raises :class:`ConfigError` for a form that lacks a placeholder, has another one, or cannot be read back.
     """
@@ -145,9 +149,8 @@ def _check(name: str, form: str) -> None:
             raise ConfigError(
                 f"{where} has the placeholder {{{placeholder}}}; there is {known}.{did_you_mean(placeholder, allowed)}"
             )
-    for placeholder in allowed:
-        count = found.count(placeholder)
-        if count > 1 or (not count and placeholder in needed):
+    for placeholder in needed:
+        if (count := found.count(placeholder)) != 1:
             raise ConfigError(f"{where} holds {{{placeholder}}} {count} times; it must hold it once.")
     if [placeholder for placeholder in found if placeholder in needed] != list(needed):
         order = ", then ".join(f"{{{own}}}" for own in needed)
