@@ -44,8 +44,8 @@ class AnswerForms:
     ``moments``: the answer of moment retrieval, ``{spans}`` being one ``span`` or several. ``event``: an event of dense
     captioning, a step of action segmentation; its ``{text}`` stands last. ``highlights``: ``{frames}`` with their
     ``{scores}``, and if wanted their ``{count}``. ``one_object``, ``objects``: of referring segmentation, with a [SEG]
-    for each object, and if wanted the ``{text}`` of the one, before and behind its [SEG] too. ``{first}``, ``{last}`` and
-    ``{frames}`` are frame ids.
+    for each object, and if wanted the ``{text}`` of the one, before and behind its [SEG] too. ``{first}``, ``{last}``
+    and ``{frames}`` are frame ids.
 
     Raises :class:`ConfigError` for a form that lacks a placeholder, has another one, or cannot be read back.
     """
