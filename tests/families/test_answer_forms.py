@@ -51,8 +51,10 @@ def test_an_answer_is_written_and_read_in_the_words_of_the_config(task: str, eve
 def test_an_answer_has_a_seg_for_each_object() -> None:
     assert write_answer("referring_segmentation", [Event(text="a dog")], IDS, 1, OWN) == "Here [SEG]."
     assert write_answer("referring_segmentation", [Event(text="dogs")], IDS, 2, OWN) == "All of them: [SEG], [SEG]"
-    named = AnswerForms(one_object=" {text} [SEG]{text}.")
-    said = write_answer("referring_segmentation", [Event(text="red circle")], IDS, 1, named)
+    named = AnswerForms(one_object="[SEG] {text}.")
+    assert write_answer("referring_segmentation", [Event(text="red circle")], IDS, 1, named) == "[SEG] red circle."
+    twice = AnswerForms(one_object=" {text} [SEG]{text}.")
+    said = write_answer("referring_segmentation", [Event(text="red circle")], IDS, 1, twice)
     assert said == " red circle [SEG]red circle."
 
 
@@ -72,6 +74,7 @@ def test_an_answer_has_a_seg_for_each_object() -> None:
         ("event: 'From {first} to {last}{text}'", "event .* cannot be read back"),
         ("highlights: '{frames}{scores}'", "highlights .* cannot be read back"),
         ("highlights: '{count}: {frames}'", r"holds \{scores\} 0 times"),
+        ("highlights: '{count} of {count} in {frames}: {scores}'", r"holds \{count\} 2 times; it must hold it once"),
         ("one_object: It is this.", r"holds \[SEG\] 0 times; one_object holds it once, the other forms never"),
         ("one_object: 'It is {it} [SEG].'", r"has the placeholder \{it\}; there is \{text\}"),
         ("objects: '[SEG] and {objects}'", r"holds \[SEG\] 1 times"),

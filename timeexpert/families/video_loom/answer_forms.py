@@ -21,10 +21,7 @@ _HOLDS = {  # what each form holds once, in this order
     "one_object": (),
     "objects": ("objects",),
 }
-_MAY_HOLD = {  # as often as is wanted
-    "highlights": ("count",),
-    "one_object": ("text",),
-}
+_MAY_HOLD = {"highlights": ("count",), "one_object": ("text",)}
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _ID, _IDS, _SCORES = r"(-?\d+)", r"([-\d, ]+)", r"([-\d., ]+)"  # signs are read, so that a wrong id can be named
 
@@ -149,8 +146,10 @@ def _check(name: str, form: str) -> None:
             raise ConfigError(
                 f"{where} has the placeholder {{{placeholder}}}; there is {known}.{did_you_mean(placeholder, allowed)}"
             )
-    for placeholder in needed:
-        if (count := found.count(placeholder)) != 1:
+    often = name == "one_object"  # whose words are not read back
+    for placeholder in allowed:
+        count = found.count(placeholder)
+        if (count > 1 and not often) or (not count and placeholder in needed):
             raise ConfigError(f"{where} holds {{{placeholder}}} {count} times; it must hold it once.")
     if [placeholder for placeholder in found if placeholder in needed] != list(needed):
         order = ", then ".join(f"{{{own}}}" for own in needed)
