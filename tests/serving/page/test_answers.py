@@ -176,11 +176,12 @@ def test_damage_problems_and_cut_answers_are_said(tab: Tab, script: Script, clip
     script.answers[PROMPT] |= {
         "video_damage": "cut short at 12.0 s.",
         "finish_reason": "length",
-        "problems": [[3, "no end"]],
+        "problems": [{"position": 3, "reason": "no end"}, {"position": 0, "reason": "the answer is empty"}],
     }
     asked(tab, clip)
     notes = tab.text("#notes")
-    assert "damaged: cut short at 12.0 s." in notes and "was cut" in notes and '[3,"no end"]' in notes
+    assert "damaged: cut short at 12.0 s." in notes and "was cut" in notes
+    assert "Not understood: no end (at 3)." in notes and "Not understood: the answer is empty." in notes
 
 
 def test_the_chosen_form_is_sent(tab: Tab, script: Script, clip: Path) -> None:

@@ -289,7 +289,9 @@ def test_markup_in_names_questions_and_captions_stays_text(tab: Tab, script: Scr
     hostile = clip.with_name("<img src=x onerror=document.title='owned'>.mp4")
     hostile.write_bytes(clip.read_bytes())
     sure = {"start": 0.5, MARKUP: 0.5}
-    script.answers[MARKUP] = answer(event(1, 2, MARKUP, **sure), video_damage=MARKUP, problems=[MARKUP])
+    script.answers[MARKUP] = answer(
+        event(1, 2, MARKUP, **sure), video_damage=MARKUP, problems=[{"position": 0, "reason": MARKUP}]
+    )
     script.answers[MARKUP]["experts"] = {"layers": [[1.0]], "tokens": {MARKUP: [1.0]}}
     script.pieces[MARKUP] = [MARKUP]
     asked(tab, hostile, MARKUP)

@@ -7,7 +7,7 @@ export function notesOn(answer) {
   const notes = [];
   if (answer.video_damage) notes.push(`The video is damaged: ${answer.video_damage} The answer is about the rest.`);
   if (answer.finish_reason === "length") notes.push("The answer used up its tokens and was cut.");
-  for (const problem of answer.problems ?? []) notes.push(`Not understood: ${typeof problem === "string" ? problem : JSON.stringify(problem)}`);
+  for (const problem of answer.problems ?? []) notes.push(`Not understood: ${problem.reason}${problem.position ? ` (at ${problem.position})` : ""}.`);
   return notes;
 }
 
