@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import join
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,6 +15,7 @@ from rich.progress import track
 from timeexpert.config import ConfigError, load
 from timeexpert.data.build import build
 from timeexpert.data.progress import shown
+from timeexpert.data.records import Sample, read_samples
 from timeexpert.data.synthetic import check_synthesised, synthesise
 from timeexpert.paths import config_path
 from timeexpert.stages.config import RunConfig
@@ -40,14 +42,12 @@ def quickstart(config_name: str, overrides: Sequence[str], out: Path | None, dev
         code = run_and_report(trainer)
     if code:
         return code
-    videos = sorted((folder.path / "data").glob(f"{config.data.eval or '*'}.raw/media/*.mp4"))
-    video = videos[0] if videos else "VIDEO.mp4"  # the raw videos may be gone: shards hold them too
     console.print("next:", style="bold")
-    lines = [f'timeexpert predict {folder.path} {video} "What happens, and when?"', f"timeexpert serve {folder.path}"]
+    lines = [*_questions(config, folder), ["serve", str(folder.path)]]
     if config.model.has_experts:
-        lines.insert(1, f"timeexpert experts report {folder.path}")
-    for line in lines:
-        console.print(f"  {escape(line)}", highlight=False, soft_wrap=True)
+        lines.insert(-1, ["experts", "report", str(folder.path)])
+    for words in lines:
+        console.print(f"  {escape(join(['timeexpert', *words]))}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -66,3 +66,21 @@ def make_data(config: RunConfig, folder: RunFolder, console: Console) -> None:
                     pass
             with shown(f"shards: {name}") as progress:
                 build(raw / "samples.jsonl", raw / "media", shards, shard_mb=32, workers=workers, progress=progress)
+
+
+def _questions(config: RunConfig, folder: RunFolder) -> list[list[str]]:
+    """Commands that ask about the first held-out video: its first question of each task, as the model was trained."""
+    names = [config.data.eval] if config.data.eval is not None else [k for k, v in config.synth.items() if not v.images]
+    raw = folder.path / "data" / f"{names[0]}.raw" if names else None
+    if raw is None or not (raw / "samples.jsonl").is_file():  # the raw videos may be gone: shards hold them too
+        return [["predict", str(folder.path), "VIDEO.mp4", "QUESTION"]]
+    samples = [sample for _, sample in read_samples(raw / "samples.jsonl") if isinstance(sample, Sample)]
+    asked: dict[str, Sample] = {}
+    for sample in samples:
+        if sample.video == samples[0].video and sample.task != "general":
+            asked.setdefault(sample.task, sample)
+    media = raw / "media"
+    return [
+        ["predict", str(folder.path), str(media / sample.video), sample.prompt, "--task", task]
+        for task, sample in asked.items()
+    ]
