@@ -47,6 +47,13 @@ def test_questions_that_follow_the_rules_are_taken() -> None:
         "When does he cut onions at 3?",
         "When does he cut onions for a few minutes?",
         "When does he cut onions at second 3?",
+        "When does he cut onions, from the third second on?",
+        "When does he cut onions, after half a minute?",
+        "When does he cut onions, a quarter of an hour in?",
+        "When does he cut onions at 1m5s?",
+        "When does he cut onions, at the 75% mark?",
+        "When does he cut onions, 20 per cent of the way in?",
+        "When does he cut onions, beginning with frame no 12?",
     ],
 )
 @pytest.mark.parametrize("kind", ["when", "combined"])
@@ -74,6 +81,11 @@ def test_a_time_in_when_or_combined_is_found(question: str, kind: str) -> None:
         "between five and nine",
         "at thirty-one",
         "for seventy seconds",
+        "after the thirty-first second",
+        "after roughly 31",
+        "starting approximately 31",
+        "~31",
+        "@ 42",
     ],
 )
 def test_a_time_without_a_unit_is_found(said: str) -> None:
@@ -107,6 +119,8 @@ def test_counts_and_phrases_that_equal_the_shots_own_times_are_left_alone(questi
         "When does she hang 2 picture frames next to 4 lamps?",
         "When do the two of them walk from table 3 to the door?",
         "When does he wear the shirt with 10 on it?",
+        "When does he fill the second glass to 75% with the third bottle?",
+        "When does he cut the third of roughly 12 onions in half?",
     ],
 )
 def test_numbers_that_are_no_times_are_left_alone(question: str) -> None:

@@ -17,12 +17,20 @@ _TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _VALUES = dict(zip(_ONES + _TEENS + _TENS, [*range(1, 20), *range(20, 100, 10)], strict=True))
 _WORDS = f"{'|'.join(_VALUES)}|hundred|few|several"
+_ORDINAL = (
+    rf"(?:{'|'.join(_TENS)})[\s-](?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth)"
+    r"|first|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth|\w+teenth|\w+tieth"
+)  # without "second": "the second frame of the door"
 _UNITS = r"(?:s|secs?|seconds?|ms|milliseconds?|mins?|minutes?|h|hrs?|hours?|frames?)"
 _TIME = re.compile(
     rf"\b\d{{1,2}}:\d{{2}}(?::\d{{2}})?(?:\.\d+)?\b"  # 1:05
     rf"|\b(?:{_DIGITS}|{_WORDS})(?:st|nd|rd|th)?[\s-]*{_UNITS}\b"  # 12.5 s, three seconds
-    rf"|\b(?:seconds?|minutes?|frames?|timestamps?|time|t)\s*(?:=|:|#|number|no\.)?\s*{_DIGITS}\b"  # frame 12, t=3
-    rf"|\b(?:from|between|at)\s+{_DIGITS}\s*(?:to|and|until|till|-|\u2013|\Z|[?!,]|\.(?!\d))",  # from 3 to 8, at 3?
+    rf"|\b(?:seconds?|minutes?|frames?|timestamps?|time|t)\s*(?:=|:|#|number|no\.?)?\s*{_DIGITS}\b"  # frame 12, t=3
+    rf"|\b(?:from|between|at)\s+{_DIGITS}\s*(?:to|and|until|till|-|\u2013|\Z|[?!,]|\.(?!\d))"  # from 3 to 8, at 3?
+    rf"|\b(?:{_ORDINAL})[\s-]+(?:seconds?|minutes?|frames?|hours?)\b"  # the thirty-first second
+    r"|\b(?:half|quarter)[\s-]+(?:of[\s-]+)?(?:an?[\s-]+)?(?:minute|hour|second)s?\b"  # half a minute
+    rf"|\b\d+\s*m(?:in)?\s*{_DIGITS}\s*s\b"  # 1m5s
+    rf"|\b{_DIGITS}\s*(?:%|per\s?cent)\s+(?:mark|point|into|through|of\s+the\s+(?:video|clip|way|time))\b",  # 75% mark
     re.IGNORECASE,
 )
 _WHOLE = rf"(?:{'|'.join(_TENS)})(?:[\s-](?:{'|'.join(_ONES)}))?|{'|'.join(_TEENS + _ONES)}"  # twenty one, twelve
@@ -38,7 +46,8 @@ _PAIR = re.compile(
     re.IGNORECASE,
 )
 _PLACED = re.compile(
-    r"(?:\b(?:at|after|before|until|till|by|around|about|near|in|from|since|past|between)\s+(?:the\s+)?|[\[(]\s*)"
+    r"(?:\b(?:at|after|before|until|till|by|around|about|near|in|from|since|past|between|roughly|approximately|circa|exactly"
+    r"|nearly|almost)\s+(?:the\s+)?|[\[(~@\u2248]\s*)"
     rf"(?P<time>{_NUMBER}){_ALONE}",
     re.IGNORECASE,
 )
