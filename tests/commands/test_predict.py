@@ -122,6 +122,8 @@ def test_masks_are_drawn_as_a_video_with_a_strip_below(
     (tmp_path / "own.mp4").write_bytes(video.read_bytes())
     assert main([*words[:2], "own.mp4", "When?", "--mp4", "own.mp4"]) == 2
     assert "--mp4 (own.mp4) is the video itself, which would be lost." in capsys.readouterr().err
+    assert main([*words, "--no-png", "--mp4", "."]) == 2
+    assert "--mp4 (.) is a folder. Give a file, or --no-mp4." in capsys.readouterr().err
     assert main([*words, "--no-png", "--mp4", "nowhere/m.mp4"]) == 2
     assert (
         "nowhere/m.mp4: cannot be written: No such file or directory. Choose another --mp4" in capsys.readouterr().err

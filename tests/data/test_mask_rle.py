@@ -91,3 +91,8 @@ def test_anything_else_is_a_mask_error(size, counts):
     except MaskError:
         return
     assert mask.dtype == bool and list(mask.shape) == list(size)
+
+
+def test_more_masks_than_memory_are_refused_before_they_are_made():
+    with pytest.raises(MaskError, match="2000000 masks of .64, 64. are more than 2147483648 pixels together"):
+        decode_masklet([None] * 2_000_000, size=(64, 64), num_frames=2_000_000)

@@ -180,6 +180,14 @@ def test_masks_are_checked_alone_beside_their_video_and_in_builds(media, tmp_pat
     assert run(data_validate, tmp_path / "shards") == 0
 
 
+def test_an_answer_names_none_or_each_of_its_tracks(tmp_path):
+    texts = ["it is [SEG]", "the one on the left", "[SEG] and [SEG]"]
+    rows = [masked(str(i), "v0.mp4", events=[{"text": text}]) for i, text in enumerate(texts)]
+    path = write_lines(tmp_path / "s.jsonl", [*rows, question("d", "v0.mp4", prompt="When does [SEG] appear?")])
+    (problem,) = validate(path).problems
+    assert problem.startswith(f"{path}:3: events: the text has 2 [SEG] for 1 tracks. Give one for each track")
+
+
 def test_masks_that_do_not_fit_are_found_in_shards_that_were_indexed_anew(media, tmp_path):
     out = tmp_path / "shards"
     build(write_lines(tmp_path / "s.jsonl", [masked("q", "v0.mp4")]), media, out)

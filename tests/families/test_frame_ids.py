@@ -122,6 +122,14 @@ def test_what_has_no_form_is_refused(task: str, event: Event, objects: int, word
         ("It is a dog.", "referring_segmentation", 1, r"the answer names no [SEG]"),
         ("There are 2 highlight moments in 3, 10. Their saliency scores are 1.0, 2.0.", None, 1, "10: frames go from"),
         ("2 highlight moments in 3, 4. Their saliency scores are 1.0.", None, 0, "2 frames with 1 saliency scores"),
+        (
+            f"2 highlight moments in 3, 4. Their saliency scores are 1.0, {'9' * 320}.",
+            None,
+            1,
+            "4: scores: inf must be",
+        ),
+        (f"1 highlight moments in {'9' * 5000}. Their saliency scores are 1.0.", None, 0, "frames go from 0 to 9"),
+        (f"from 1 to {'9' * 5000}", "moment_retrieval", 0, "frames go from 0 to 9"),
     ],
 )
 def test_what_cannot_be_read_is_named_and_the_rest_stays(

@@ -106,7 +106,7 @@ def test_what_no_try_makes_stands_in_refused_with_its_reason(tmp_path: Path) -> 
     with serving(reply) as chat:
         report = make(samples, tmp_path / "out", chat, max_tries=2)
     assert report.questions == {} and report.given_up == {"when": 2, "where": 1, "combined": 1}
-    assert report.refusals == {"not the form asked for": 6, "no answer": 2} and report.not_asked == {"no masks": 2}
+    assert report.refusals == {"not the form asked for": 6, "no answer": 1} and report.not_asked == {"no masks": 2}
     rows = read_rows(tmp_path / "out" / "refused.jsonl")
     assert {row["id"]: row["kind"] for row in rows} == {
         "v.0.when": "not the form asked for",
@@ -117,6 +117,15 @@ def test_what_no_try_makes_stands_in_refused_with_its_reason(tmp_path: Path) -> 
         "w.0.combined": "no masks",
     }
     assert "HTTP 500: oh (tried 2 times)" in next(row["reason"] for row in rows if row["id"] == "w.0.when")
+
+
+def test_a_file_in_place_of_the_output_folder_is_named(tmp_path: Path) -> None:
+    samples = write_lines(tmp_path / "s.jsonl", [shots("v", (1, 2.5))])
+    with (
+        serving(lambda number, request: completion(written(request))) as chat,
+        pytest.raises(LoomBenchError, match=r"s.jsonl: cannot be written: File exists. Choose another -o."),
+    ):
+        make(samples, samples, chat)
 
 
 def test_what_no_question_can_be_about_is_named(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def test_lines_become_ranges():
         ("from 0 to 30: a", "it ends at frame 30; frames 31 to 39 are missing."),
         ("from 0 to 11: a\nfrom 12 to 39: b", "line 1 (from 0 to 11) has 12 frames; a range has at least 13."),
         ("from 0 to 39: " + "a" * 3000, "has a text of more than 2000 characters."),
+        ("from 0 to 39: He shows [SEG].", "has [SEG] in its text"),
         ("from 20 to 0: a", "leaves out frames 0 to 19"),
         ("a" * 200_001, "it has more than 200000 characters."),
     ],

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -74,6 +76,20 @@ def test_a_video_that_left_the_input_is_not_asked_about(tmp_path):
     media.mkdir()
     (media / "c.mp4").touch()
     assert main(["annotate", str(media), "-o", str(tmp_path), "--verify"]) == 2  # it would serve a page of a and b
+
+
+def test_one_page_at_a_time_writes_decisions(tmp_path):
+    write(tmp_path / "videos" / "a")
+    code = (
+        "import sys; from pathlib import Path; from timeexpert.data.lock import locked\n"
+        "with locked(Path(sys.argv[1]), 'page', OSError): print('held', flush=True); input()"
+    )
+    other = [sys.executable, "-c", code, str(tmp_path / "videos")]
+    with subprocess.Popen(other, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(ReviewError, match="another verification page is writing here"):
+            verify_app.serve(tmp_path, 0)
+        process.communicate("\n")
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,16 @@ def test_nothing_goes_on_before_people_verified_it(media, tmp_path):
     assert not (tmp_path / "shards").exists()  # they held the samples of both videos
 
 
+def test_a_video_that_other_settings_leave_out_is_not_asked_about(media, tmp_path):
+    with serving(annotator) as chat:
+        run(media, tmp_path, chat)
+        run(media, tmp_path, chat, "shots.max_shots=2")
+        assert {video for video, step, kind in left_out(tmp_path) if kind == "too many shots"} == {"one.mp4"}
+        assert [review.video for review in reviews(tmp_path / "videos")] == ["two.mp4"]
+        run(media, tmp_path, chat)
+    assert [review.video for review in reviews(tmp_path / "videos")] == ["one.mp4", "two.mp4"]
+
+
 def test_a_removed_mask_splits_a_stretch_and_a_rejected_video_is_dropped(media, tmp_path):
     with serving(annotator) as chat:
         run(media, tmp_path, chat)
@@ -186,6 +196,39 @@ def test_a_removed_mask_splits_a_stretch_and_a_rejected_video_is_dropped(media, 
         decide(tmp_path / "videos", one.key, one.tracks, 2, 2, "accept")  # taken back: the shards are made anew
         assert run(media, tmp_path, chat).samples == 4
     assert len(stored(tmp_path / "shards")) == 4
+
+
+@pytest.mark.parametrize(("decision", "kind"), [("reject", "rejected"), ("remove", "decided meanwhile")])
+def test_what_people_decide_while_a_run_is_under_way_holds_for_it(media, tmp_path, decision, kind):
+    def decided(number, request):
+        two = next((r for r in reviews(tmp_path / "videos") if r.video == "two.mp4"), None)
+        if last_id(request) is not None and two.decisions[2][0] == "accept":
+            decide(tmp_path / "videos", two.key, two.tracks, 2, 0, decision)
+        return annotator(number, request)
+
+    with serving(decided) as chat:
+        run(media, tmp_path, chat)
+        accept_all(tmp_path)
+        run(media, tmp_path, chat)
+        assert ("two.mp4", "verify", kind) in left_out(tmp_path)
+        assert {row["video"] for row in read_rows(tmp_path / "samples.jsonl")} == {"one.mp4"}
+        again = run(media, tmp_path, chat)
+    assert again.waiting == 0 and {row["video"] for row in read_rows(tmp_path / "samples.jsonl")} == {"one.mp4"}
+
+
+@pytest.mark.parametrize(
+    ("flag", "rule"), [("--workers", "workers (0) must be >= 1"), ("--timeout-s", "timeout_s (0.0) must be > 0")]
+)
+def test_workers_and_time_are_checked_before_anything_is_made(media, tmp_path, capsys, flag, rule):
+    settings = ["endpoint.base_url=http://127.0.0.1:9/v1", "endpoint.model=m"]
+    assert main(["annotate", str(media), *settings, "-o", str(tmp_path / "out"), flag, "0"]) == 2
+    assert rule in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_file_in_place_of_the_output_folder_is_named(media, tmp_path):
+    (tmp_path / "taken").write_text("")
+    with serving(annotator) as chat, pytest.raises(AnnotateError, match="taken: cannot be written: File exists"):
+        run(media, tmp_path / "taken", chat)
 
 
 # --- endpoints that misbehave -----------------------------------------------------------------------------------

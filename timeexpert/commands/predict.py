@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     masked = args.mp4 or Path(f"{args.video.stem}.masks.mp4")
     if masked.resolve() == args.video.resolve():
         raise UserError(f"--mp4 ({masked}) is the video itself, which would be lost. Choose another file.")
+    if not args.no_mp4 and masked.is_dir():
+        raise UserError(f"--mp4 ({masked}) is a folder. Give a file, or --no-mp4.")
     predictor = Predictor.from_pretrained(args.model, device=args.device)
     if args.task == "referring_segmentation" and not predictor.draws_masks:
         family = predictor.model.config.model_type

@@ -11,12 +11,14 @@ import hashlib
 import http.client
 import json
 import os
+import socket
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -292,18 +294,45 @@ def _once(config: EndpointConfig, key: str | None, path: str, body: bytes, most_
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if key:
             headers["Authorization"] = f"Bearer {key}"
-        connection.request("POST", path, body, headers)
-        response = connection.getresponse()
-        data = b""
-        while chunk := response.read1(65536):  # a socket's timeout is per read: a slow trickle would pass it
-            data += chunk
-            if len(data) > most_bytes:
-                raise BadReply(f"more than {most_bytes} bytes")
-            if time.monotonic() > deadline:
-                raise BadReply(f"took longer than {config.timeout_s:g} s")
+        connection.connect()
+        with _ended_at(deadline, connection.sock, config.timeout_s):
+            connection.request("POST", path, body, headers)
+            response = connection.getresponse()
+            data = b""
+            while chunk := response.read1(65536):
+                data += chunk
+                if len(data) > most_bytes:
+                    raise BadReply(f"more than {most_bytes} bytes")
         return response.status, response.headers, data
     finally:
         connection.close()
+
+
+@contextmanager
+def _ended_at(deadline: float, connected: socket.socket, timeout_s: float) -> Iterator[None]:
+    """Shut a connection down at ``deadline``: a socket's own timeout is per read, which a slow trickle would pass.
+
+    Raises :class:`BadReply` where that happened.
+    """
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        with suppress(OSError):  # closed meanwhile
+            socket.socket.shutdown(connected, socket.SHUT_RDWR)
+
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (OSError, http.client.HTTPException):
+        if not late.is_set() and time.monotonic() < deadline:
+            raise
+    finally:
+        timer.cancel()
+    if late.is_set() or time.monotonic() >= deadline:
+        raise BadReply(f"took longer than {timeout_s:g} s")
 
 
 class BadReply(Exception):

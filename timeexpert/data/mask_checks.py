@@ -6,15 +6,24 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .mask_rle import MaskError
+from .mask_tracks import SEG
 from .records import Sample
 
 
 def mask_problems(sample: Sample, info: Mapping[str, Any] | None = None) -> Iterator[str]:
-    """A sentence per track that breaks a rule, beginning with its field: the first text of it that does not decode,
-    and with ``info`` (what the decoder says about the video) a size that is not that of its frames.
+    """A sentence for each rule that is broken, beginning with its field.
 
-    That times lie inside the video is a rule of :class:`~.records.Sample`.
+    Of each track the first text that does not decode, and with ``info`` (what the decoder says about the video) a size
+    that is not that of its frames; of the answer of a segmentation sample a number of [SEG] that is neither none (the
+    model's own form is used then) nor that of the tracks. That times lie inside the video is a rule of
+    :class:`~.records.Sample`.
     """
+    named = sum(event.text.count(SEG) for event in sample.events)
+    if sample.task == "referring_segmentation" and named not in (0, len(sample.tracks)):
+        yield (
+            f"events: the text has {named} {SEG} for {len(sample.tracks)} tracks. Give one for each track, in their "
+            "order, or none."
+        )
     for i, track in enumerate(sample.tracks):
         try:
             track.check()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from timeexpert.errors import UserError
 
 MAX_PIXELS = 2**28  # of one mask; a size beyond that is a mistake, not a mask
+MAX_MASKLET_PIXELS = 2**31  # of all masks of one object, a byte each
 
 
 class MaskError(UserError):
@@ -94,6 +95,8 @@ def decode_masklet(
     Raises :class:`MaskError` where there are not ``num_frames`` or one has another size, naming the frame.
     """
     rles = list(frames)
+    if num_frames * size[0] * size[1] > MAX_MASKLET_PIXELS:
+        raise MaskError(f"{num_frames} masks of {list(size)} are more than {MAX_MASKLET_PIXELS} pixels together.")
     if len(rles) != num_frames:
         raise MaskError(f"{len(rles)} masks for {num_frames} frames; give one for each, None where it is empty.")
     masks = np.zeros((num_frames, *size), dtype=bool)

@@ -14,6 +14,7 @@ from timeexpert.errors import did_you_mean
 
 from .mask_rle import MAX_PIXELS, MaskError, decode_rle, encode_rle, mask_size, run_lengths, union_rle
 
+SEG = "[SEG]"  # in the text of an answer, once for each track: the object that it names
 MAX_TIME_S = 1e6  # eleven days: what is larger is a time in other units
 _FIELDS = ("object_id", "size", "times_s", "rles")
 

@@ -30,6 +30,14 @@ def workers_or_default(workers: int | None) -> int:
     return min(8, cores)
 
 
+def check_pool(workers: int, timeout_s: float) -> None:
+    """Raises ``UserError`` where no :class:`WorkerPool` can be made of these; for work that may need none."""
+    if workers < 1:
+        raise UserError(f"workers ({workers}) must be >= 1.")
+    if not timeout_s > 0:
+        raise UserError(f"timeout_s ({timeout_s}) must be > 0.")
+
+
 @dataclass(frozen=True)
 class Failed:
     """A task without a result: the file was refused, or the worker crashed or took too long."""
@@ -55,10 +63,7 @@ class WorkerPool(Generic[R]):
     def __init__(
         self, function: Callable[..., R], workers: int, timeout_s: float, max_memory_bytes: int | None = None
     ) -> None:
-        if workers < 1:
-            raise UserError(f"workers ({workers}) must be >= 1.")
-        if not timeout_s > 0:
-            raise UserError(f"timeout_s ({timeout_s}) must be > 0.")
+        check_pool(workers, timeout_s)
         if max_memory_bytes is not None and max_memory_bytes < 1:
             raise UserError(f"max_memory_bytes ({max_memory_bytes}) must be >= 1.")
         self.timeout_s = timeout_s

@@ -83,6 +83,7 @@ class _Shot:
     tracks: tuple[MaskTrack, ...]
     open: list[Kind]
     chat: list[dict[str, Any]] = field(default_factory=list)
+    unanswered: bool = False
     good: dict[Kind, str] = field(default_factory=dict)
     refused: dict[Kind, Refused] = field(default_factory=dict)
 
@@ -108,7 +109,10 @@ def make_questions(
     samples, out = Path(samples), Path(out)
     if not samples.is_dir():
         require_samples(samples, LoomBenchError)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LoomBenchError(f"{out}: cannot be written: {error.strerror}. Choose another -o.") from None
     with locked(out, "run", LoomBenchError), ExitStack() as stack:
         _refuse_foreign(out)
         report = QuestionsReport(str(out), settings=to_tree(config))
@@ -165,7 +169,7 @@ class _Run:
 
     def _segments(self, samples: Path, *, count: bool) -> Iterator[_Shot]:
         """Every described segment, once; with ``count`` what is none is written down."""
-        note: Callable[..., None] = self._not_asked if count else lambda *args, **fields: None
+        note: Callable[..., None] = self._not_asked if count else _nothing
         seen: set[tuple[str, float, float, str]] = set()
         for sample in self._samples(samples, note):
             self.report.samples += count
@@ -182,13 +186,12 @@ class _Run:
                 yield self._shot(sample, number, event, note)
 
     def _samples(self, samples: Path, note: Callable[..., None]) -> Iterator[Sample]:
-        """Those with tracks first: of two forms of one shot, it is the one with masks that questions are about."""
-        if samples.is_dir():
-            dataset = ShardDataset(samples)
-            every = [dataset.sample(i) for i in range(len(dataset))]
-        else:
-            every = [sample for _, sample in unique_samples(samples, lambda row: note(row.pop("fault"), **row))]
-        yield from sorted(every, key=lambda sample: not sample.tracks)
+        """Those with tracks first: of two forms of one shot, it is the one with masks that questions are about.
+
+        They are read twice: masks of many videos would not fit into memory.
+        """
+        yield from (sample for sample in _read(samples, note) if sample.tracks)
+        yield from (sample for sample in _read(samples, _nothing) if not sample.tracks)
 
     def _shot(self, sample: Sample, number: int, event: Event, note: Callable[..., None]) -> _Shot:
         shot = _Shot(sample, number, event, sample.tracks, list(self.config.kinds))
@@ -206,7 +209,7 @@ class _Run:
             if number:
                 self.report.asked_again += len(asking)
             self._ask(asking, total)
-            asking = [shot for shot in asking if shot.open]
+            asking = [shot for shot in asking if shot.open and not shot.unanswered]
         for shot in shots:
             self.report.shots += 1
             for kind in self.config.kinds:
@@ -225,6 +228,7 @@ class _Run:
         for done, (shot, answer) in enumerate(zip(shots, answers, strict=True), 1):
             if answer.text is None:
                 refused = {kind: Refused("no answer", answer.error) for kind in shot.open}
+                shot.unanswered = True  # the same request was tried endpoint.retries times more
             else:
                 good, refused = read_answer(answer.text, shot.open, *shot.segment_s)
                 shot.good |= good
@@ -268,6 +272,18 @@ def _question(shot: _Shot, kind: Kind) -> Sample:
         meta={KIND: kind, "shot": {"id": sample.id, "event": shot.number}},
         tracks=() if kind == "when" else shot.tracks,
     )
+
+
+def _read(samples: Path, note: Callable[..., None]) -> Iterator[Sample]:
+    """Every good sample in its order; ``note`` is called about each bad line."""
+    if samples.is_dir():
+        dataset = ShardDataset(samples)
+        return (dataset.sample(i) for i in range(len(dataset)))
+    return (sample for _, sample in unique_samples(samples, lambda row: note(row.pop("fault"), **row)))
+
+
+def _nothing(*args: str, **place: Any) -> None:
+    pass
 
 
 def _count(counts: dict[str, int], kind: str) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from timeexpert.data.endpoint import Message
+from timeexpert.data.mask_tracks import SEG
 
 from .asking import Fault
 from .config import ActionsConfig
@@ -126,4 +127,6 @@ def _broken(said: Range, before: Sequence[Range], num_frames: int, min_frames: i
         return f"leaves out frames {due} to {said.first - 1}: it must begin at {due}."
     if said.last - said.first + 1 < least:
         return f"has {max(0, said.last - said.first + 1)} frames; a range has at least {least}."
+    if SEG in said.text:
+        return f"has {SEG} in its text, which stands for a mask: write words alone."
     return f"has a text of more than {MAX_TEXT} characters." if len(said.text) > MAX_TEXT else ""

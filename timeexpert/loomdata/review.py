@@ -33,6 +33,7 @@ from .store import VideoState, digest
 from .tracklets import inside, nearest
 
 REVIEW, DECISIONS, PICTURES = "review.json", "decisions.json", "pictures"
+LEFT_OUT = "left-out"  # an empty file: the last run took this video no further than its masks
 HEIGHT = 540  # pixels of a picture
 DECISIONS_OF = {1: ("accept", "reject"), 2: ("accept", "remove", "reject")}
 
@@ -171,13 +172,22 @@ def read_review(folder: Path) -> Review | None:
     return review
 
 
+def mark_left_out(folder: Path, left_out: bool) -> None:
+    """Whether :func:`reviews` passes a video's folder over; its results and decisions stay as they are."""
+    if left_out:
+        (folder / LEFT_OUT).touch()
+    else:
+        (folder / LEFT_OUT).unlink(missing_ok=True)
+
+
 def reviews(videos: Path, names: Collection[str] | None = None) -> Iterator[Review]:
     """Every video that can be verified, by the names of their folders; with ``names`` the videos of these names alone.
 
-    A folder of results stays when its video leaves the input.
+    A folder of results stays when its video leaves the input, and when other settings leave the video out: neither is
+    asked about.
     """
     for folder in sorted(path for path in videos.iterdir() if path.is_dir()) if videos.is_dir() else []:
-        review = read_review(folder)
+        review = None if (folder / LEFT_OUT).exists() else read_review(folder)
         if review is not None and (names is None or review.video in names):
             yield review
 

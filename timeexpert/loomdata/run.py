@@ -23,6 +23,7 @@ from timeexpert.data.endpoint import Endpoint, EndpointConfig
 from timeexpert.data.instructions import load_instructions
 from timeexpert.data.lock import LOCK, locked
 from timeexpert.data.media import VIDEO_SUFFIXES
+from timeexpert.data.pool import check_pool
 from timeexpert.data.sample_lines import write_row
 from timeexpert.data.shard_index import read_manifest, write_atomically
 from timeexpert.errors import UserError
@@ -33,7 +34,7 @@ from .asking import Refused
 from .config import AnnotateConfig
 from .cost import StepCost, total_cost
 from .models import identity
-from .review import read_review
+from .review import mark_left_out, read_review
 from .samples import samples_of
 from .shots import require_scenedetect
 from .steps import (
@@ -100,12 +101,16 @@ def annotate(
     """
     media, names = find_videos(Path(videos))
     out = Path(out)
+    check_pool(workers, timeout_s)
     if config.endpoint is None:
         raise AnnotateError(
             "endpoint is not set: descriptions and actions come from an OpenAI-compatible endpoint whose model sees. "
             "Give endpoint.base_url=http://localhost:8000/v1 endpoint.model=NAME (and endpoint.key_env=VARIABLE)."
         )
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AnnotateError(f"{out}: cannot be written: {error.strerror}. Choose another -o.") from None
     with locked(out, "annotation", AnnotateError):
         _refuse_foreign(out)
         with Endpoint(config.endpoint, out / CACHE / "answers.jsonl") as endpoint:
@@ -154,8 +159,11 @@ class _Run:
                 self._leave_out(name, {"step": "shots", "kind": "unreadable video", "reason": str(error)})
         self.report.videos = len(names)
         alive = self._masks(states)
+        going_on = {id(state) for state in alive}
+        for state in states:
+            mark_left_out(state.folder, id(state) not in going_on)
         alive = [state for state in alive if self._passed(state)]
-        alive = self._actions(alive)
+        alive = [state for state in self._actions(alive) if self._passed(state) and self._unchanged(state)]
         self._write(alive)
         return self.report
 
@@ -224,6 +232,16 @@ class _Run:
         elif stands == "waiting" and self.config.verify:
             self.report.waiting += 1
         return stands == "passed" or (stands == "waiting" and not self.config.verify)
+
+    def _unchanged(self, state: VideoState) -> bool:
+        """Whether the actions were asked for with the masks that people left: they may decide meanwhile."""
+        left = set(state.result("fill")["tracklets"]) - set(_removed(state))
+        if left == set(state.result("actions")["tracklets"]):
+            return True
+        self.report.waiting += 1
+        reason = "people removed masks, or took that back, while the run was under way. Run the same command again."
+        self._leave_out(state.video, {"step": "verify", "kind": "decided meanwhile", "reason": reason})
+        return False
 
     def _actions(self, states: list[VideoState]) -> list[VideoState]:
         settings = [to_tree(self.config.actions), self.asked, actions.PROMPT]

@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
+from timeexpert.data.lock import locked
 from timeexpert.data.records import SampleError, parse_json
 from timeexpert.errors import UserError
 from timeexpert.serving.gate import Gate, SafeHeaders
@@ -68,11 +69,14 @@ def create_app(out: Path, names: Collection[str] | None = None) -> FastAPI:
 def serve(
     out: Path, port: int, *, names: Collection[str] | None = None, ready: Callable[[str], None] = lambda url: None
 ) -> None:
-    """Answer at 127.0.0.1 until Ctrl-C. ``names``: see :func:`create_app`."""
+    """Answer at 127.0.0.1 until Ctrl-C. ``names``: see :func:`create_app`.
+
+    Raises :class:`ReviewError` where another page is open on the same folder: each writes decisions as a whole.
+    """
     from timeexpert.serving.run import listen, url_of  # which loads torch, and nothing else here does
 
     app = create_app(out, names)
-    with listen("127.0.0.1", port) as sock:
+    with locked(out / VIDEOS, "verification page", ReviewError), listen("127.0.0.1", port) as sock:
         server = uvicorn.Server(uvicorn_config(app, ServingLimits()))
         ready(url_of(sock))
         with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped

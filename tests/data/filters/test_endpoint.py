@@ -1,6 +1,8 @@
 """The endpoint client against a real local server: cached, retried, bounded, and the key goes nowhere else."""
 
+import contextlib
 import json
+import socket
 import threading
 import time
 from dataclasses import MISSING, fields
@@ -114,10 +116,35 @@ def test_a_slow_trickle_ends_at_the_time_limit(tmp_path):
     assert "took longer than 0.4 s" in answers[0].error
 
 
+@pytest.mark.parametrize(
+    "first", [b"HTTP/1.1 200 OK\r\nX-A: ", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;"]
+)
+def test_a_line_that_does_not_end_ends_at_the_time_limit(tmp_path, first):
+    ended = threading.Event()
+
+    def trickle(server):
+        with server.accept()[0] as peer:
+            peer.sendall(first)
+            with contextlib.suppress(OSError):
+                while not ended.wait(0.05):
+                    peer.sendall(b"a")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=trickle, args=(server,), daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+        config = EndpointConfig(base_url=url, model="m", timeout_s=0.4, retries=0)
+        with Endpoint(config, tmp_path / "c.jsonl") as endpoint:
+            (answer,) = endpoint.ask([[{"role": "user", "content": "a"}]])
+        ended.set()
+        thread.join()
+    assert "took longer than 0.4 s" in answer.error
+
+
 def test_a_silent_server_ends_at_the_time_limit(tmp_path):
     with serving(lambda n, r: time.sleep(1.0) or echo(n, r)) as chat:
         answers, _ = ask(config_for(chat, timeout_s=0.3, retries=0), tmp_path / "c.jsonl", "a")
-    assert answers[0].text is None and "timed out" in answers[0].error
+    assert answers[0].text is None and "took longer than 0.3 s" in answers[0].error
 
 
 def test_an_endless_answer_is_cut_off(tmp_path, monkeypatch):

@@ -9,9 +9,9 @@ from functools import cached_property
 from typing import NamedTuple
 
 from timeexpert.config import ConfigError
+from timeexpert.data.mask_tracks import SEG
 from timeexpert.errors import did_you_mean
 
-SEG = "[SEG]"
 AND = " and "  # between the moments of one answer, which the paper does not show
 _HOLDS = {  # what each form holds once, in this order
     "span": ("first", "last"),
@@ -96,7 +96,7 @@ class AnswerForms:
         found = self._highlights.search(text)
         if found is None:
             return None
-        return [int(n) for n in re.findall(r"-?\d+", found[1])], [
+        return [_whole(n) for n in re.findall(r"-?\d+", found[1])], [
             float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", found[2])
         ]
 
@@ -105,7 +105,7 @@ class AnswerForms:
         spans = list(pattern.finditer(text))
         ends = [*(match.start() for match in spans), len(text)][1:]  # where the words behind each of them end
         return [
-            Said(int(match[1]), int(match[2]), self._caption(text[match.end() : end]))
+            Said(_whole(match[1]), _whole(match[2]), self._caption(text[match.end() : end]))
             for match, end in zip(spans, ends, strict=True)
         ]
 
@@ -135,6 +135,11 @@ class AnswerForms:
                 f"{name} ({getattr(self, name)!r}) cannot be read back: {said!r} is read as {found!r}. Put words or "
                 "signs between its placeholders, none that an answer's numbers and texts could be part of."
             )
+
+
+def _whole(digits: str) -> int:
+    """An id; of so many digits that no frame can have it, any number that is none either."""
+    return int(digits) if len(digits) < 19 else 10**18
 
 
 def _check(name: str, form: str) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from timeexpert.tokenization import Event, EventSequence
+from timeexpert.data.mask_tracks import SEG
+from timeexpert.tokenization import Event, EventError, EventSequence
 from timeexpert.tokenization.answer_lines import AnswerError
 
-from .answer_forms import SEG, AnswerForms
+from .answer_forms import AnswerForms
 from .frame_ids import FrameIds
 
 LINE_TASKS = ("dense_captioning", "action_segmentation")
@@ -90,7 +91,10 @@ def _highlights(frames: list[int], scores: list[float], ids: FrameIds) -> tuple[
     for frame_id, score in zip(frames, scores, strict=True):
         if 0 <= frame_id < ids.num_frames:
             time_s = ids.moment_s(frame_id)
-            events.append(Event(time_s, time_s, (score,)))
+            try:
+                events.append(Event(time_s, time_s, (score,)))
+            except EventError as error:
+                problems.append(f"{frame_id}: {error}")
         else:
             problems.append(f"{frame_id}: frames go from 0 to {ids.num_frames - 1}")
     return EventSequence(tuple(events)), problems

@@ -14,11 +14,12 @@ from torch import Tensor
 from timeexpert.config import from_tree
 from timeexpert.data.batch import VideoBatch, join_frames, pixels_of
 from timeexpert.data.collate import Row, Shown, pad_rows
+from timeexpert.data.mask_tracks import SEG
 from timeexpert.errors import UserError
 from timeexpert.tokenization import EventSequence
 from timeexpert.tokenization.text import TextTokenizer
 
-from .answer_forms import SEG, AnswerForms
+from .answer_forms import AnswerForms
 from .answer_text import write_answer
 from .frame_ids import EndOf, FrameIds
 from .settings import TIMED
