@@ -44,24 +44,13 @@ def run(args: argparse.Namespace) -> int:
     from rich.markup import escape
     from rich.table import Table
 
-    from timeexpert.data.media import is_features
     from timeexpert.errors import UserError
     from timeexpert.predict import Predictor, Request
     from timeexpert.reports.class_picture import draw_steps
     from timeexpert.reports.mask_video import write_mask_video
     from timeexpert.reports.timeline import draw_timeline
 
-    if args.num_frames is not None and args.num_frames < 1:
-        raise UserError(f"--num-frames ({args.num_frames}) must be 1 or more.")
-    if not args.video.is_file():
-        raise UserError(f"{args.video}: no such file. Give the path of a video.")
-    if is_features(args.video) and not args.no_png:
-        raise UserError(f"{args.video}: holds features, of which no picture can be made. Add --no-png.")
-    masked = args.mp4 or Path(f"{args.video.stem}.masks.mp4")
-    if masked.resolve() == args.video.resolve():
-        raise UserError(f"--mp4 ({masked}) is the video itself, which would be lost. Choose another file.")
-    if not args.no_mp4 and masked.is_dir():
-        raise UserError(f"--mp4 ({masked}) is a folder. Give a file, or --no-mp4.")
+    masked = _checked(args)
     predictor = Predictor.from_pretrained(args.model, device=args.device)
     if args.task == "referring_segmentation" and not predictor.draws_masks:
         family = predictor.model.config.model_type
@@ -117,6 +106,25 @@ def run(args: argparse.Namespace) -> int:
     elif args.mp4 is not None and not answer.tracks:
         console.print("the answer has no masks, so no video was written", highlight=False)
     return 0
+
+
+def _checked(args: argparse.Namespace) -> Path:
+    """Refuses what cannot be done before a model is loaded; where masks are to be drawn."""
+    from timeexpert.data.media import is_features
+    from timeexpert.errors import UserError
+
+    if args.num_frames is not None and args.num_frames < 1:
+        raise UserError(f"--num-frames ({args.num_frames}) must be 1 or more.")
+    if not args.video.is_file():
+        raise UserError(f"{args.video}: no such file. Give the path of a video.")
+    if is_features(args.video) and not args.no_png:
+        raise UserError(f"{args.video}: holds features, of which no picture can be made. Add --no-png.")
+    masked = args.mp4 or Path(f"{args.video.stem}.masks.mp4")
+    if masked.resolve() == args.video.resolve():
+        raise UserError(f"--mp4 ({masked}) is the video itself, which would be lost. Choose another file.")
+    if not args.no_mp4 and masked.is_dir():
+        raise UserError(f"--mp4 ({masked}) is a folder. Give a file, or --no-mp4.")
+    return masked
 
 
 def printable(text: str) -> str:

@@ -27,10 +27,13 @@ _TIME = re.compile(
     rf"|\b(?:{_DIGITS}|{_WORDS})(?:st|nd|rd|th)?[\s-]*{_UNITS}\b"  # 12.5 s, three seconds
     rf"|\b(?:seconds?|minutes?|frames?|timestamps?|time|t)\s*(?:=|:|#|number|no\.?)?\s*{_DIGITS}\b"  # frame 12, t=3
     rf"|\b(?:from|between|at)\s+{_DIGITS}\s*(?:to|and|until|till|-|\u2013|\Z|[?!,]|\.(?!\d))"  # from 3 to 8, at 3?
+    rf"|\bat\s+(?:the\s+)?(?:second|minute|frame|timestamp)\s+(?:number\s+)?(?:{_WORDS})\b"  # at frame thirty
     rf"|\b(?:{_ORDINAL})[\s-]+(?:seconds?|minutes?|frames?|hours?)\b"  # the thirty-first second
     r"|\b(?:half|quarter)[\s-]+(?:of[\s-]+)?(?:an?[\s-]+)?(?:minute|hour|second)s?\b"  # half a minute
     rf"|\b\d+\s*m(?:in)?\s*{_DIGITS}\s*s\b"  # 1m5s
-    rf"|\b{_DIGITS}\s*(?:%|per\s?cent)\s+(?:mark|point|into|through|of\s+the\s+(?:video|clip|way|time))\b",  # 75% mark
+    rf"|\b{_DIGITS}\s*(?:%|per\s?cent)\s+(?:mark|point|into|through|of\s+the\s+(?:video|clip|way|time))\b"  # 75% mark
+    r"|\b(?:half-?way|(?:a|one|two|three)[\s-]+(?:thirds?|quarters?|fourths?|fifths?)(?:\s+of\s+the\s+way)?)"
+    r"\s+(?:into|through)\s+the\s+(?:video|clip|footage|recording)\b",  # one third into the clip
     re.IGNORECASE,
 )
 _WHOLE = rf"(?:{'|'.join(_TENS)})(?:[\s-](?:{'|'.join(_ONES)}))?|{'|'.join(_TEENS + _ONES)}"  # twenty one, twelve
@@ -38,16 +41,16 @@ _NUMBER = rf"(?:{_DIGITS}|{_WHOLE})(?!\w|[.,]\d)"
 # What follows a number that counts nothing: punctuation, the end, or a word that is no noun ("2 onions" are counted).
 _ALONE = (
     r"(?=\s*(?:\Z|(?!-[A-Za-z])[^\w\s]|(?:in|of|to|and|or|on|by|for|from|into|until|till|as|while|when|where|then|with|the"
-    r"|is|are|does|do|did|has|he|she|it|they|mark|point|range|interval|window|segment|section|span|stretch|period)\b))"
+    r"|is|are|does|do|did|has|he|she|it|they|mark|point|range|interval|window|segment|section|span|stretch|period|onwards?)\b))"
 )
 _PAIR = re.compile(
     rf"(?P<lead>\b(?:from|between)\s+)?(?<![\w.])(?P<first>{_NUMBER})"
-    rf"\s*(?P<join>-|\u2013|\u2014|\.\.+|&|,|\b(?:to|and|until|till|through)\b)\s*(?P<last>{_NUMBER}){_ALONE}",
+    rf"\s*(?P<join>-|\u2013|\u2014|\.\.+|&|,|/|\b(?:up\s+to|to|and|until|till|through)\b)\s*(?P<last>{_NUMBER}){_ALONE}",
     re.IGNORECASE,
 )
 _PLACED = re.compile(
     r"(?:\b(?:at|after|before|until|till|by|around|about|near|in|from|since|past|between|roughly|approximately|circa|exactly"
-    r"|nearly|almost)\s+(?:the\s+)?|[\[(~@\u2248]\s*)"
+    r"|nearly|almost|start(?:s|ing)|end(?:s|ing)|begin(?:s|ning))\s+(?:the\s+)?|[\[(~@\u2248]\s*)"
     rf"(?P<time>{_NUMBER}){_ALONE}",
     re.IGNORECASE,
 )
@@ -135,7 +138,7 @@ def _bare_times(question: str, start_s: float, end_s: float) -> Iterator[str]:
     for found in _PAIR.finditer(question):
         first, last = found["first"], found["last"]
         of_shot = abs(_value(first) - start_s) < 1 and abs(_value(last) - end_s) < 1
-        in_digits = first[0].isdigit() and last[0].isdigit() and found["join"].lower() not in ("and", "&", ",")
+        in_digits = first[0].isdigit() and last[0].isdigit() and found["join"].lower() not in ("and", "&", ",", "/")
         if of_shot or in_digits or (found["lead"] and found["join"] != ","):
             yield found[0].strip()
     for found in _PLACED.finditer(question):
