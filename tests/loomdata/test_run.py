@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from timeexpert.data.records import Sample
 from timeexpert.data.shards import ShardDataset
 from timeexpert.errors import UserError
 from timeexpert.loomdata import Adapters, annotate
+from timeexpert.loomdata.actions import Range
+from timeexpert.loomdata.asking import Refused
 from timeexpert.loomdata.review import decide, reviews
 from timeexpert.loomdata.run import AnnotateError
 
@@ -394,6 +397,33 @@ def test_the_description_is_what_the_detector_looks_for_and_the_pictures_hold_no
         assert detector.asked == ["person", PHRASE, PHRASE]
         assert [len(pictures_of(request)) for request in chat.requests] == [2, 8, 20]
         assert str(media) not in json.dumps(chat.requests)
+
+
+def test_something_else_may_describe_and_act_in_the_place_of_the_endpoint(media, tmp_path):
+    seen = []
+
+    def describe(context, questions):
+        for i, question in enumerate(questions):
+            seen.append((question.image().shape, tuple(question.box)))
+            yield i, "somebody"
+
+    def act(context, questions):
+        for i, question in reversed(list(enumerate(questions))):
+            assert len(question.pictures()) == question.num_frames
+            yield i, [Range(0, question.num_frames - 1, "He walks.")] if i else Refused("no idea", "too short.")
+
+    def report(name):
+        made = replace(adapters(), describe=describe, act=act, name=name)
+        return annotate(media, tmp_path, settings("http://127.0.0.1:9/v1", "verify=false"), adapters=made)
+
+    first = report("own")
+    assert (first.annotated, first.stretches, first.samples) == (2, 3, 4) and first.left_out["no idea"] == 1
+    assert seen[0][0] == (96, 128, 3) and step(tmp_path, "two", "description") == {"text": "somebody"}
+    assert first.cost["actions"]["requests"] == 0
+    report("own")
+    assert len(seen) == 2
+    report("another")
+    assert len(seen) == 4
 
 
 # --- real clips, models of transformers -------------------------------------------------------------------------

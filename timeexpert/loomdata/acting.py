@@ -1,4 +1,4 @@
-"""The last step that asks: marked frames of every stretch to the endpoint, timed actions back."""
+"""The last step that asks: marked frames of every stretch there, timed actions back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from timeexpert.data.mask_tracks import MaskTrack
 
 from .actions import ActionQuestion, Range, Stretch
-from .asking import Refused, ask_all
+from .asking import Refused
 from .marking import as_jpeg, marked, numbered, picture_size, resized
 from .steps import Context, Outcome, Results, shots_of
 from .store import VideoState
@@ -44,7 +44,7 @@ def annotate_actions(
     for i, (_, parts) in found.items():
         if len(rows[i]) == len(parts):
             yield states[i], _outcome(context, found[i], rows[i])
-    for number, said in ask_all(context.endpoint, questions, context.config.actions.attempts):
+    for number, said in context.adapters.act(context, questions):
         i, k = places[number]
         rows[i][k] = _row(found[i][1][k], said)
         if len(rows[i]) == len(found[i][1]):

@@ -191,7 +191,7 @@ class _Run:
         made_from: Callable[[VideoState], Any],
     ) -> list[VideoState]:
         """Run a step for the videos that lack its result; those that go on afterwards."""
-        inputs = {id(s): digest(name, s.identity, made_from(s)) for s in states}
+        inputs = {id(s): digest(name, s.identity, self.context.adapters.name, made_from(s)) for s in states}
         pending = [state for state in states if not state.load(name, inputs[id(state)])]
         refused: set[int] = set()
         if pending:

@@ -19,6 +19,7 @@ from timeexpert.data.pool import Failed, WorkerPool
 from timeexpert.data.video import Video, VideoError
 from timeexpert.errors import UserError
 
+from .actions import ActionQuestion, Range
 from .asking import Refused, ask_all
 from .config import AnnotateConfig, ShotsConfig
 from .description import DescriptionQuestion
@@ -46,11 +47,24 @@ Results = Iterator[tuple[VideoState, Outcome | Refused]]
 
 @dataclass(frozen=True)
 class Adapters:
-    """What does the work of each step: a function that loads it, called where there is work for it."""
+    """What does the work of each step.
 
+    ``look`` decodes a video, in a worker process. ``detector`` and ``tracker`` load a model where there is work for it.
+    ``describe`` and ``act`` answer questions, which hold their pictures: (number of the question, what was found or why
+    nothing was), as each is settled. ``name`` tells these adapters' results from others': give another one for another
+    model.
+    """
+
+    look: Callable[[Path, str, ShotsConfig], Looked] = look
     detector: Callable[[AnnotateConfig], PersonDetector] = lambda c: GroundingDino(c.person.model, c.device)
     tracker: Callable[[AnnotateConfig], Tracker] = lambda c: Sam2Tracker(c.track.model, c.device)
-    look: Callable[[Path, str, ShotsConfig], Looked] = look  # runs in a worker process
+    describe: Callable[[Context, Sequence[DescriptionQuestion]], Iterator[tuple[int, str | Refused]]] = (
+        lambda context, questions: ask_all(context.endpoint, questions, context.config.description.attempts)
+    )
+    act: Callable[[Context, Sequence[ActionQuestion]], Iterator[tuple[int, list[Range] | Refused]]] = (
+        lambda context, questions: ask_all(context.endpoint, questions, context.config.actions.attempts)
+    )
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,7 +138,7 @@ def find_person(context: Context, states: Sequence[VideoState]) -> Results:
 
 
 def describe(context: Context, states: Sequence[VideoState]) -> Results:
-    """The person in words, from the endpoint."""
+    """The person in words."""
     config = context.config.description
 
     def question(state: VideoState) -> DescriptionQuestion:
@@ -136,7 +150,7 @@ def describe(context: Context, states: Sequence[VideoState]) -> Results:
 
         return DescriptionQuestion(frame, tuple(person["box"]), config)
 
-    for i, said in ask_all(context.endpoint, [question(state) for state in states], config.attempts):
+    for i, said in context.adapters.describe(context, [question(state) for state in states]):
         yield states[i], said if isinstance(said, Refused) else Outcome({"text": said}, 1)
 
 
