@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -319,6 +320,21 @@ def test_flipped_bytes_give_a_video_or_a_video_error_and_nothing_else(tenths, da
             assert info.duration_s > 0 and np.isfinite(times_s).all()
     except VideoError:
         pass
+
+
+def test_a_packet_larger_than_its_file_is_damage_and_no_lack_of_memory(tenths, monkeypatch):
+    content = bytearray(tenths.read_bytes())
+    content[content.index(b"stsz") + 16 + 4 * 43] = 0x20  # half a gigabyte, says the 44th of 60 frames
+    with Video.open(bytes(content)) as video:
+        assert video.frame_times_s.tolist() == TENTHS[: len(video.frame_times_s)] and video.cut_short
+        assert 40 <= len(video.frame_times_s) <= 43  # of the last ones, some refer to frames behind it
+
+    def none_left(*args):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr("timeexpert.data.video_index.mmap.mmap", none_left)
+    with pytest.raises(MemoryError):
+        Video.open(bytes(content))
 
 
 def test_no_file_descriptor_is_left_open(tenths, tmp_path):

@@ -25,7 +25,14 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from timeexpert.data.video_container import REENCODE, VideoError, VideoInfo, VideoLimits, open_container
-from timeexpert.data.video_index import DEMUX_ERRORS, FramesOnScreen, PacketIndex, on_screen, read_index
+from timeexpert.data.video_index import (
+    DEMUX_ERRORS,
+    FramesOnScreen,
+    PacketIndex,
+    on_screen,
+    raise_if_short_of_memory,
+    read_index,
+)
 
 __all__ = ["Video", "VideoError", "VideoInfo", "VideoLimits", "on_screen"]
 
@@ -313,10 +320,9 @@ class Video:
                         if packet.pts > key_pts:
                             break  # beyond the target: this container seeks by guess (MPEG transport streams)
                         return chain([packet], packets), self._index.keys[self._index.key_before(packet.pts)].place
-        except MemoryError:
-            raise
-        except DEMUX_ERRORS:
-            pass  # a damaged file may refuse to seek; reading it from the start still works
+        except DEMUX_ERRORS as error:
+            raise_if_short_of_memory(error, self._container.size)
+            # a damaged file may refuse to seek; reading it from the start still works
         self._open_container()
         return self._container.demux(self._stream), 0
 
@@ -325,9 +331,8 @@ class Video:
         while True:
             try:
                 packet = next(packets, None)
-            except MemoryError:  # FFmpeg's is among its own errors; it says nothing of the file
-                raise
-            except DEMUX_ERRORS:
+            except DEMUX_ERRORS as error:
+                raise_if_short_of_memory(error, self._container.size)
                 return  # the container breaks off here, as the index knows
             if packet is None:
                 return
@@ -337,7 +342,7 @@ class Video:
             self._fed += 1
             try:
                 frames = packet.decode()
-            except MemoryError:
+            except MemoryError:  # FFmpeg's is among its own errors; it says nothing of the file
                 raise
             except (av.error.FFmpegError, OSError):
                 if not flush:

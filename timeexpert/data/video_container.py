@@ -16,6 +16,8 @@ import av
 
 from timeexpert.errors import UserError
 
+from .video_index import raise_if_short_of_memory
+
 # FFmpeg's demuxers; mov reads .mp4 and .m4v too. MPEG program streams (.mpg) are left out: only some of their
 # packets carry a time stamp, and FFmpeg gave 58 different ones to 60 frames.
 FORMATS = ("mov", "matroska", "webm", "avi", "mpegts")
@@ -78,9 +80,8 @@ def open_container(data: io.IOBase, name: str, limits: VideoLimits) -> tuple[Any
     data.seek(0)
     try:
         container = av.open(data, "r", options=options, metadata_errors="replace")
-    except MemoryError:  # FFmpeg's is among its own errors; it says nothing of the file
-        raise
-    except (av.error.FFmpegError, OSError, ValueError):
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise_if_short_of_memory(error, data.seek(0, io.SEEK_END))
         data.seek(0)
         raise VideoError(f"{name}: not a readable video: {signature_hint(data.read(64))}") from None
     try:

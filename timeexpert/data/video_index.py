@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -106,6 +107,19 @@ class PacketIndex:
         return replace(self, pts=self.pts[keep], durations=self.durations[keep])
 
 
+def raise_if_short_of_memory(error: BaseException, file_bytes: int) -> None:
+    """Raise a MemoryError of FFmpeg's again where it speaks of this machine, not of a file of ``file_bytes``.
+
+    A damaged file may ask for a packet of any size, a sound one for none that is larger than itself. Where as much can
+    be had, the file is to blame.
+    """
+    if isinstance(error, MemoryError):
+        try:
+            mmap.mmap(-1, max(1, file_bytes)).close()  # takes addresses, and no memory
+        except (OSError, MemoryError):
+            raise error from None
+
+
 def read_index(container: Any, stream: Any, max_frames: int) -> PacketIndex | None:
     """Demux a freshly opened container to its end. ``None`` where packets have no time stamps at all.
 
@@ -118,9 +132,8 @@ def read_index(container: Any, stream: Any, max_frames: int) -> PacketIndex | No
     while len(rows) <= max_frames:
         try:
             packet = next(packets, None)
-        except MemoryError:
-            raise
-        except DEMUX_ERRORS:
+        except DEMUX_ERRORS as error:
+            raise_if_short_of_memory(error, container.size)
             broken, packet = True, None
         if packet is None:
             break
