@@ -316,7 +316,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("what", ["track", "actions"])
+@pytest.mark.parametrize("what", [pytest.param("track", marks=pytest.mark.slow), "actions"])
 def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(media, tmp_path, what):
     (tmp_path / "script.py").write_text(STOPS)
     out, unbroken = tmp_path / "out", tmp_path / "unbroken"

@@ -100,6 +100,7 @@ def test_a_killed_rank_starts_again_and_no_step_is_lost(config: Path, tmp_path: 
     assert steps(run) == list(range(1, 35))
 
 
+@pytest.mark.slow
 def test_the_exit_code_of_a_failed_run_is_told(config: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("name: other\nstages: [{name: a, kind: sft, steps: 1, mix: {}}]\n")

@@ -119,6 +119,7 @@ CHANGING: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_killed_between_two_edits_of_its_experts_ends_as_if_it_had_not_been(
     tiny_data: Path, tmp_path: Path
 ) -> None:
